@@ -1,0 +1,1 @@
+//! nearside-controller and nearside: the desired state, kept at home.

@@ -1,0 +1,1 @@
+//! nearside-dns: the GeoDNS authoritative server.

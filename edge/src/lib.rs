@@ -1,0 +1,1 @@
+//! nearside-edge: the caching edge of every PoP.

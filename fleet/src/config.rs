@@ -1,0 +1,395 @@
+//! What the fleet file means: typed, immutable, validated once.
+//!
+//! [`Config`] is the only form the programs read. Nothing in it is a string that still has to be
+//! understood: names are resolved to indices or keys of the same `Config`, addresses are parsed,
+//! durations are [`Duration`]s, paths are absolute. It is built from a [`crate::spec::Spec`] by
+//! [`crate::load`], which reports every mistake with line and column; it is never changed in place.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// Name of a PoP, check, service, zone, site or DNS node: 1 to 63 of `a-z 0-9 - _ .`.
+pub type Id = String;
+
+/// The whole fleet, as one value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The fleet's name; part of every snapshot, so that two fleets' messages never mix.
+    pub fleet: String,
+    /// Where addresses are.
+    pub geoip: Geoip,
+    /// Points of presence by name.
+    pub pops: BTreeMap<Id, Pop>,
+    /// DNS nodes by name (`[dns.NAME]`).
+    pub dns: BTreeMap<Id, DnsNode>,
+    /// Health checks by name.
+    pub checks: BTreeMap<Id, Check>,
+    /// Services by name: what a tailored name is answered with.
+    pub services: BTreeMap<Id, Service>,
+    /// Zones by origin, lower case, without the final dot (`cdn.test`; the root is `.`).
+    pub zones: BTreeMap<String, Zone>,
+    /// Sites by name.
+    pub sites: BTreeMap<Id, Site>,
+    /// The machine at home, if there is one.
+    pub controller: Option<Controller>,
+}
+
+/// Sources of geography, in order of precedence: operator's networks, then databases.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Geoip {
+    /// `.mmdb` files, joined: for each attribute the first that knows it wins. Empty: the built-in table.
+    pub databases: Vec<PathBuf>,
+    /// The operator's own knowledge: these networks are where it says.
+    pub networks: Vec<NetworkPlace>,
+}
+
+/// `[[geoip.network]]`: a network the operator places by hand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkPlace {
+    /// Network address, host bits zero.
+    pub network: IpAddr,
+    /// Prefix length in bits.
+    pub length: u8,
+    /// ISO 3166-1 alpha-2, upper case.
+    pub country: Option<String>,
+    /// Two-letter continent code (AF AN AS EU NA OC SA).
+    pub continent: Option<String>,
+    /// ISO 3166-2 subdivision without the country (`CA` for California).
+    pub subdivision: Option<String>,
+    /// Degrees north and degrees east.
+    pub location: Option<Location>,
+}
+
+/// A point on the globe in decimal degrees (WGS 84).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Location {
+    /// Degrees north, -90 to 90.
+    pub latitude: f64,
+    /// Degrees east, -180 to 180.
+    pub longitude: f64,
+}
+
+/// `[pop.NAME]`: one point of presence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pop {
+    /// Its key in [`Config::pops`].
+    pub name: Id,
+    /// Where it is; distances start here.
+    pub location: Location,
+    /// Addresses put into A answers.
+    pub ipv4: Vec<Ipv4Addr>,
+    /// Addresses put into AAAA answers.
+    pub ipv6: Vec<Ipv6Addr>,
+    /// Plain HTTP listeners of its edge.
+    pub http: Vec<SocketAddr>,
+    /// TLS listeners of its edge (HTTP/1.1 and HTTP/2 by ALPN).
+    pub https: Vec<SocketAddr>,
+    /// Control listener of its edge (mutual TLS once the node has an identity).
+    pub control: Option<SocketAddr>,
+    /// Separate plain listener for `/metrics` only.
+    pub metrics: Option<SocketAddr>,
+    /// Subtracted from every distance to this PoP, in km: positive attracts, negative repels.
+    pub bias_km: f64,
+    /// Memory tier, bytes.
+    pub memory_bytes_max: u64,
+    /// Disk tier directory; `None` keeps everything in memory.
+    pub cache_dir: Option<PathBuf>,
+    /// Disk tier, bytes.
+    pub disk_bytes_max: u64,
+    /// Worker threads of the edge; `None`: one per core.
+    pub workers: Option<usize>,
+}
+
+/// `[dns.NAME]`: one authoritative server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DnsNode {
+    /// Its key in [`Config::dns`].
+    pub name: Id,
+    /// UDP and TCP listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Control listener.
+    pub control: Option<SocketAddr>,
+    /// Separate plain listener for `/metrics` only.
+    pub metrics: Option<SocketAddr>,
+    /// Worker threads; `None`: one per core.
+    pub workers: Option<usize>,
+}
+
+/// What a probe speaks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Probe {
+    /// Connect, and that is all.
+    Tcp,
+    /// One GET in the clear.
+    Http(HttpProbe),
+    /// One GET over TLS; SNI is [`HttpProbe::host`].
+    Https {
+        /// The request and what is expected of its answer.
+        http: HttpProbe,
+        /// Whether the certificate is verified.
+        verify: Verify,
+    },
+}
+
+/// How a probe judges a PoP's certificate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verify {
+    /// Not at all (the default: a health check asks whether clients are served, not by whom).
+    No,
+    /// Against the operating system's roots.
+    System,
+    /// Against this PEM file.
+    Ca(PathBuf),
+}
+
+/// The request of an `http` or `https` probe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpProbe {
+    /// `Host` header and SNI; `None`: the address.
+    pub host: Option<String>,
+    /// Absolute path, with query if any.
+    pub path: String,
+    /// Inclusive range of healthy statuses.
+    pub status: (u16, u16),
+    /// A substring the first 64 KiB of the body must contain.
+    pub body: Option<String>,
+}
+
+/// Which of a PoP's addresses a check connects to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeFamily {
+    /// Every published address is probed and judged by itself (the default).
+    Each,
+    /// IPv4 addresses are probed; IPv6 addresses share the fate of the PoP's first IPv4 address.
+    /// For DNS nodes without an IPv6 uplink.
+    Ipv4,
+    /// The other way round.
+    Ipv6,
+}
+
+/// `[check.NAME]`: how a PoP shows that it is alive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// Its key in [`Config::checks`].
+    pub name: Id,
+    /// What is spoken.
+    pub probe: Probe,
+    /// Port on the PoP's address.
+    pub port: u16,
+    /// Which addresses are probed.
+    pub family: ProbeFamily,
+    /// Time from the start of one probe to the next, before jitter.
+    pub interval: Duration,
+    /// After this a probe has failed. Less than `interval`.
+    pub timeout: Duration,
+    /// Successes in a row that bring a PoP up.
+    pub rise: u32,
+    /// Failures in a row that bring it down.
+    pub fall: u32,
+}
+
+/// How a service orders its PoPs for a client.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Strategy {
+    /// By great-circle distance less the PoP's bias.
+    Nearest,
+    /// The order written in `pops`: the first healthy one serves everyone.
+    Ordered,
+    /// At random in proportion to the weights, stable per scope prefix. Same order as `pops`.
+    Weighted(Vec<u32>),
+    /// Consistent hash of the scope prefix.
+    Hash,
+    /// First matching rule; a client that matches none is served by `nearest`.
+    Rules(Vec<Rule>),
+}
+
+/// One `[[service.NAME.rule]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Matches if any of these does.
+    pub when: Vec<Match>,
+    /// PoPs in order of preference, keys of [`Config::pops`]; never empty.
+    pub pops: Vec<Id>,
+}
+
+/// What a rule looks at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Match {
+    /// Two-letter continent code.
+    Continent(String),
+    /// ISO 3166-1 alpha-2.
+    Country(String),
+    /// Country and ISO 3166-2 subdivision (`NA-US-CA`, `US-CA`).
+    Subdivision {
+        /// ISO 3166-1 alpha-2.
+        country: String,
+        /// Subdivision without the country.
+        subdivision: String,
+    },
+    /// Autonomous system number.
+    Asn(u32),
+    /// Address and prefix length.
+    Network(IpAddr, u8),
+}
+
+/// What a service answers when none of its PoPs is healthy.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AllDown {
+    /// The whole list in order of preference, said aloud (the default).
+    All,
+    /// NOERROR without an answer.
+    NoData,
+    /// These PoPs.
+    Pops(Vec<Id>),
+}
+
+/// `[service.NAME]`: PoPs, an order, checks. Bound to names in `[zone.NAME.names]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its key in [`Config::services`].
+    pub name: Id,
+    /// Keys of [`Config::pops`]; never empty.
+    pub pops: Vec<Id>,
+    /// How they are ordered.
+    pub strategy: Strategy,
+    /// Keys of [`Config::checks`]; a PoP's address is up while all of them are.
+    pub checks: Vec<Id>,
+    /// PoPs put into one answer.
+    pub answers: usize,
+    /// PoPs kept per place, in order: the depth of fail-over before "all down". At least `answers`.
+    pub candidates: usize,
+    /// Bounds of an answer's TTL.
+    pub ttl_min: Duration,
+    /// Bounds of an answer's TTL.
+    pub ttl_max: Duration,
+    /// When nothing is up.
+    pub all_down: AllDown,
+    /// ALPN ids of the HTTPS record (`h2`, `h3`); empty: no HTTPS record is generated.
+    pub alpn: Vec<String>,
+}
+
+/// `[zone."ORIGIN"]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Zone {
+    /// Its key in [`Config::zones`].
+    pub origin: String,
+    /// RFC 1035 master file.
+    pub file: PathBuf,
+    /// Tailored names, relative to the origin (`@` is the apex, `*.img` a wildcard) → service.
+    pub names: BTreeMap<String, Id>,
+}
+
+/// `[site.NAME]`: what an edge serves for some host names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// Its key in [`Config::sites`].
+    pub name: Id,
+    /// Host names, lower case; `*.example.org` matches one label.
+    pub hosts: Vec<String>,
+    /// Where content comes from.
+    pub origin: Origin,
+    /// Certificate, if the site is served over TLS.
+    pub tls: Option<SiteTls>,
+    /// Caching rules of the site.
+    pub cache: SiteCache,
+}
+
+/// Where a site's certificate comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SiteTls {
+    /// PEM files: chain (leaf first) and private key.
+    Files {
+        /// Chain, leaf first.
+        certificate: PathBuf,
+        /// PKCS#8, SEC1 or PKCS#1 key.
+        key: PathBuf,
+    },
+    /// Issued by the fleet's own CA at home and published.
+    FleetCa,
+}
+
+/// Scheme of an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain.
+    Http,
+    /// TLS, certificate verified.
+    Https,
+}
+
+/// `[site.NAME.origin]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// `Host` sent to the origin; `None`: the client's.
+    pub host_header: Option<String>,
+    /// Connections at once from one PoP.
+    pub connections_max: usize,
+    /// Limit for DNS, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// From the request sent to the response head.
+    pub first_byte_timeout: Duration,
+    /// Between two reads of the body.
+    pub between_bytes_timeout: Duration,
+    /// PEM bundle that replaces the system's roots for this origin.
+    pub ca: Option<PathBuf>,
+}
+
+/// `[site.NAME.cache]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteCache {
+    /// TTL where the origin gives none; `None`: what RFC 9111 allows, and nothing more.
+    pub default_ttl: Option<Duration>,
+    /// `stale-while-revalidate` where the origin gives none.
+    pub stale_while_revalidate: Duration,
+    /// `stale-if-error` where the origin gives none.
+    pub stale_if_error: Duration,
+    /// Largest object that is stored, bytes.
+    pub object_bytes_max: u64,
+    /// Whether the query is part of the key, and how.
+    pub query: QueryKey,
+}
+
+/// How the query string enters the cache key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QueryKey {
+    /// As it is (the default).
+    Keep,
+    /// Parameters sorted by name; those of the same name keep their order.
+    Sort,
+    /// Left out.
+    Ignore,
+    /// Only these parameters, sorted.
+    Only(Vec<String>),
+    /// All but these, sorted.
+    Except(Vec<String>),
+}
+
+/// `[controller]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Controller {
+    /// HTTPS listener of the controller's API.
+    pub listen: SocketAddr,
+    /// Separate plain listener for `/metrics` only.
+    pub metrics: Option<SocketAddr>,
+    /// Whether a valid edit of the fleet file is published by itself.
+    pub publish: PublishOn,
+}
+
+/// When the controller publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishOn {
+    /// As soon as a watched file changes and checks out (the default).
+    Change,
+    /// Only on `nearside publish`.
+    Command,
+}

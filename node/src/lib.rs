@@ -1,0 +1,1 @@
+//! What every Nearside daemon does: start, watch, hold the last good state, serve its control listener, stop.

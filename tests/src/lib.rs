@@ -1,0 +1,1 @@
+//! End to end: the real binaries, real clients, real peers.

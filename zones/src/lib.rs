@@ -1,0 +1,1 @@
+//! What a name answers: names, master files, the zone tree, lookup.
