@@ -1,1 +1,23 @@
 //! What every Nearside daemon does: start, watch, hold the last good state, serve its control listener, stop.
+//!
+//! A program implements [`Daemon`] (build a state aside, swap it in, serve, stop) and hands it to
+//! [`run::serve`], which does the rest the same way on every node: [`logs`], [`signals`], [`state`] on
+//! disk, [`watch`]ing of local files, [`snapshots`] from home, the [`control`] listener, [`metrics`], and
+//! the service manager ([`ready`]). Nothing here knows what a DNS answer or a cached object is.
+//!
+//! Invariant: a state that does not check out is never swapped in, and never stops the one that serves.
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod bind;
+pub mod control;
+pub mod daemon;
+pub mod desired;
+pub mod logs;
+pub mod metrics;
+pub mod state;
+
+pub use control::{ControlRequest, ControlResponse, Role};
+pub use daemon::{Context, Daemon, Staging, StartError};
+pub use desired::{Desired, Refusal, Source};
