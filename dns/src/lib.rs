@@ -1,1 +1,5 @@
 //! nearside-dns: the GeoDNS authoritative server.
+
+pub mod clock;
+pub mod health;
+pub mod transport;

@@ -1,0 +1,3 @@
+//! Whether each PoP's addresses answer.
+
+pub mod state;

@@ -1,0 +1,3 @@
+//! How queries arrive and answers leave.
+
+pub mod batch;
