@@ -1,1 +1,2 @@
 //! nearside-edge: the caching edge of every PoP.
+pub mod policy;
