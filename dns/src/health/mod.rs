@@ -1,3 +1,4 @@
 //! Whether each PoP's addresses answer.
 
+pub mod probe;
 pub mod state;

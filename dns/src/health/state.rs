@@ -97,7 +97,7 @@ pub struct State {
     pub since: Moment,
     /// Samples in a row that contradict the verdict, newest last; below the threshold by construction.
     pub against: u32,
-    /// Start of the newest probe that ended.
+    /// Start of the newest probe that ended; `None`: the next one decides.
     pub probed: Option<Moment>,
     /// What the newest failure said; kept while the address is down or failing, for `explain`.
     pub reason: Option<String>,
@@ -129,13 +129,19 @@ impl State {
         if usable && self.status != Status::Unknown { self } else { State::unknown(now) }
     }
 
+    /// Keeps the verdict until the next sample, which then decides at once: for a check that was edited,
+    /// whose old samples say nothing about the new one.
+    pub fn reconsider(&mut self) {
+        (self.probed, self.against) = (None, 0);
+    }
+
     /// Takes one sample in. The first sample of an unknown state decides at once; later ones count
     /// against the thresholds. A sample older than the newest one known is ignored.
     pub fn apply(&mut self, sample: &Sample, thresholds: &Thresholds) -> Change {
         if self.probed.is_some_and(|probed| sample.started < probed) {
             return Change::None;
         }
-        self.probed = Some(sample.started);
+        let first = self.probed.replace(sample.started).is_none();
         let passed = sample.result.is_ok();
         match &sample.result {
             Err(reason) => self.reason = Some(reason.clone()),
@@ -148,6 +154,7 @@ impl State {
         }
         self.against += 1;
         let needed = match self.status {
+            _ if first => 1,
             Status::Unknown => 1,
             Status::Up => thresholds.fall,
             Status::Down => thresholds.rise,
@@ -172,13 +179,9 @@ impl State {
     /// A probe may fail the instant it starts (a refused connection), so a timeout never pushes this
     /// out: with `n` more contrary samples needed, the `n`-th probe from the last one on decides.
     pub fn earliest_change(&self, thresholds: &Thresholds) -> Moment {
-        let needed = match self.status {
-            Status::Unknown => return self.since,
-            Status::Up => thresholds.fall,
-            Status::Down => thresholds.rise,
-        };
-        let missing = needed.saturating_sub(self.against).max(1);
         let Some(probed) = self.probed else { return self.since };
+        let needed = if self.status.is_up() { thresholds.fall } else { thresholds.rise };
+        let missing = needed.saturating_sub(self.against).max(1);
         probed.plus(thresholds.interval_min().saturating_mul(missing))
     }
 }
@@ -238,6 +241,16 @@ mod tests {
         state.apply(&sample(130, false), &T);
         assert_eq!(state.status, Status::Down);
         assert_eq!(state.earliest_change(&T), Moment(130_000 + 2 * 9_500));
+    }
+
+    #[test]
+    fn a_reconsidered_state_holds_until_the_next_sample_decides() {
+        let mut state = State::unknown(Moment(0));
+        state.apply(&sample(100, false), &T);
+        state.reconsider();
+        assert!(!state.status.is_up());
+        assert!(state.earliest_change(&T) <= Moment(100_000), "any moment now");
+        assert_eq!(state.apply(&sample(101, true), &T), Change::Up);
     }
 
     #[test]
