@@ -3,6 +3,8 @@
 //! [`ControlRequest`] is what reaches a program after [`server`] has read it within bounds and the caller's
 //! [`Role`] is known; [`ControlResponse`] is what it answers. Errors are JSON: `{"error": "…"}`.
 
+pub mod server;
+
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -116,12 +118,6 @@ impl ControlResponse {
     pub fn not_found() -> Self {
         Self::error(StatusCode::NOT_FOUND, "no such endpoint on this node")
     }
-}
-
-/// Limits of the control listener.
-pub mod server {
-    /// Largest body of a control request: a city database in a snapshot (GeoLite2-City is 60 MB) and room.
-    pub const BODY_BYTES_MAX: usize = 256 << 20;
 }
 
 #[cfg(test)]

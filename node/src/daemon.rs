@@ -4,7 +4,9 @@
 //! (built and checked aside) and *swapped* in; then it *starts* (binds its sockets). From there on every
 //! change is stage and swap again, until it *stops*. Implemented by `nearside-dns` and `nearside-edge`.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Instant};
+
+use nearside_fleet::config::Config;
 
 use crate::{
     control::{ControlRequest, ControlResponse},
@@ -42,13 +44,62 @@ pub struct StartError(
     pub String,
 );
 
+/// The two kinds of node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `[dns.NAME]`, run by `nearside-dns`.
+    Dns,
+    /// `[pop.NAME]`, run by `nearside-edge`.
+    Edge,
+}
+
+impl Kind {
+    /// The program's name, as on the command line.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Dns => "nearside-dns",
+            Self::Edge => "nearside-edge",
+        }
+    }
+
+    /// Control and metrics addresses of a node of this kind.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that lists the nodes there are.
+    pub fn listeners(self, config: &Config, node: &str) -> Result<Listeners, Refusal> {
+        let (section, names): (_, Vec<&str>) = match self {
+            Self::Dns => ("dns", config.dns.keys().map(String::as_str).collect()),
+            Self::Edge => ("pop", config.pops.keys().map(String::as_str).collect()),
+        };
+        let found = match self {
+            Self::Dns => config.dns.get(node).map(|n| Listeners { control: n.control, metrics: n.metrics }),
+            Self::Edge => config.pops.get(node).map(|n| Listeners { control: n.control, metrics: n.metrics }),
+        };
+        found.ok_or_else(|| {
+            Refusal::new(format!(
+                "the fleet file has no [{section}.{node}] (--node {node}); it has: {}",
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            ))
+        })
+    }
+}
+
+/// Where a node is controlled and scraped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listeners {
+    /// Control listener.
+    pub control: Option<SocketAddr>,
+    /// Separate plain listener for `/metrics` only.
+    pub metrics: Option<SocketAddr>,
+}
+
 /// A program that runs on a node.
 pub trait Daemon: Send + Sync + Sized + 'static {
     /// A state built aside, ready to be swapped in.
     type Staged: Send + 'static;
 
-    /// The program's name, as in its command line (`nearside-dns`).
-    const PROGRAM: &'static str;
+    /// Which section of the fleet file describes this node.
+    const KIND: Kind;
 
     /// Builds a state aside and checks it, without touching the one that serves. Runs on a blocking
     /// thread; may take seconds; is never called twice at a time.

@@ -14,10 +14,15 @@ pub mod bind;
 pub mod control;
 pub mod daemon;
 pub mod desired;
+pub mod identity;
 pub mod logs;
 pub mod metrics;
+pub mod ready;
+pub mod signals;
 pub mod state;
+pub mod tls;
+pub mod watch;
 
 pub use control::{ControlRequest, ControlResponse, Role};
-pub use daemon::{Context, Daemon, Staging, StartError};
+pub use daemon::{Context, Daemon, Kind, Staging, StartError};
 pub use desired::{Desired, Refusal, Source};
