@@ -1,2 +1,5 @@
 //! nearside-edge: the caching edge of every PoP.
+pub mod framing;
+pub mod origin;
 pub mod policy;
+pub mod worker;

@@ -1,0 +1,224 @@
+//! Bodies on their way: a client's to the origin, the origin's back.
+//!
+//! Each has a deadline between two bytes, which hyper does not have. Nothing is buffered here.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    error::{FetchError, SendError},
+    pool::Lease,
+};
+
+/// A timer that is only armed while something is awaited, so that a body that never waits costs no
+/// timer at all.
+struct Stall {
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl Stall {
+    fn new(limit: Duration) -> Self {
+        Stall { limit, sleep: None, waiting: false }
+    }
+
+    /// Progress was made.
+    fn calm(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Nothing came: ready once it has not come for the whole limit.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if !self.waiting {
+            self.waiting = true;
+            sleep.as_mut().reset(Instant::now() + limit);
+        }
+        sleep.as_mut().poll(cx)
+    }
+}
+
+/// What is sent to an origin.
+pub enum SendBody {
+    /// No body.
+    Empty,
+    /// The client's, as it comes.
+    Client(Box<ClientBody>),
+}
+
+impl SendBody {
+    /// Wraps a client's body. More than `bytes_max` bytes or a pause of `stall` is an error that
+    /// also aborts the request to the origin, so that it never sees a shorter body as complete.
+    pub fn client(incoming: Incoming, bytes_max: u64, stall: Duration) -> Self {
+        if incoming.is_end_stream() {
+            return SendBody::Empty;
+        }
+        SendBody::Client(Box::new(ClientBody {
+            incoming,
+            left: bytes_max,
+            bytes_max,
+            stall: Stall::new(stall),
+            sent: Arc::default(),
+        }))
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, SendBody::Empty)
+    }
+
+    /// Counts bytes taken so far, for whoever waits for the response meanwhile.
+    pub(super) fn sent(&self) -> Option<Arc<AtomicU64>> {
+        match self {
+            SendBody::Empty => None,
+            SendBody::Client(client) => Some(client.sent.clone()),
+        }
+    }
+}
+
+/// A client's body with its limits.
+pub struct ClientBody {
+    incoming: Incoming,
+    left: u64,
+    bytes_max: u64,
+    stall: Stall,
+    sent: Arc<AtomicU64>,
+}
+
+impl ClientBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            ready!(self.stall.poll(cx));
+            return Poll::Ready(Some(Err(SendError::Stalled(self.stall.limit))));
+        };
+        self.stall.calm();
+        Poll::Ready(match frame {
+            None => None,
+            Some(Err(error)) => Some(Err(SendError::Client(Arc::new(error)))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    let bytes = data.len() as u64;
+                    if bytes > self.left {
+                        return Poll::Ready(Some(Err(SendError::TooLarge(self.bytes_max))));
+                    }
+                    self.left -= bytes;
+                    self.sent.fetch_add(bytes, Ordering::Relaxed);
+                    Some(Ok(Frame::data(data)))
+                }
+                // RFC 9110 section 6.5.1: trailers may be dropped by whoever does not know that they
+                // are safe to forward; nothing an origin needs travels there.
+                Err(_trailers) => Some(Ok(Frame::data(Bytes::new()))),
+            },
+        })
+    }
+}
+
+impl Body for SendBody {
+    type Data = Bytes;
+    type Error = SendError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
+        match self.get_mut() {
+            SendBody::Empty => Poll::Ready(None),
+            SendBody::Client(client) => client.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            SendBody::Empty => true,
+            SendBody::Client(client) => client.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            SendBody::Empty => SizeHint::with_exact(0),
+            SendBody::Client(client) => client.incoming.size_hint(),
+        }
+    }
+}
+
+/// An origin's response body. Read to its end, it gives its connection back to the pool; dropped
+/// earlier or failed, it closes it.
+pub struct FetchBody {
+    incoming: Incoming,
+    stall: Stall,
+    lease: Option<Lease>,
+}
+
+impl FetchBody {
+    pub(super) fn new(incoming: Incoming, between_bytes: Duration, lease: Lease) -> Self {
+        let mut body = FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease) };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for FetchBody {
+    type Data = Bytes;
+    type Error = FetchError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, FetchError>>> {
+        let body = self.get_mut();
+        let Poll::Ready(frame) = Pin::new(&mut body.incoming).poll_frame(cx) else {
+            ready!(body.stall.poll(cx));
+            body.lease = None;
+            return Poll::Ready(Some(Err(FetchError::BetweenBytesTimeout(body.stall.limit))));
+        };
+        body.stall.calm();
+        Poll::Ready(match frame {
+            None => {
+                body.finish();
+                None
+            }
+            Some(Ok(frame)) => {
+                if body.incoming.is_end_stream() {
+                    body.finish();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => {
+                body.lease = None;
+                Some(Err(FetchError::BodyCut(Arc::new(error))))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,100 @@
+//! Whom an https origin is trusted by: the system's roots, or one PEM bundle.
+//!
+//! Reading the system's roots takes tens of milliseconds, so it is done once, when the first https
+//! origin asks for it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
+use thiserror::Error;
+
+/// Why an origin's trust could not be set up.
+#[derive(Debug, Error)]
+pub enum TrustError {
+    /// The bundle can't be read.
+    #[error("read {path}: {cause}")]
+    Read {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// It is no PEM, or holds no usable certificate.
+    #[error("{path}: {reason}")]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What certificates an origin may show.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trust {
+    /// Those that chain to the system's roots.
+    System,
+    /// Those that chain to these.
+    Bundle(Vec<CertificateDer<'static>>),
+}
+
+impl Trust {
+    /// Reads the trust a configuration asks for; `None` is the system's.
+    ///
+    /// # Errors
+    /// [`TrustError`] when the bundle can't be read or holds nothing usable.
+    pub fn load(bundle: Option<&Path>) -> Result<Self, TrustError> {
+        let Some(path) = bundle else { return Ok(Trust::System) };
+        let pem = std::fs::read(path).map_err(|cause| TrustError::Read { path: path.to_owned(), cause })?;
+        let fail = |reason: String| TrustError::Bundle { path: path.to_owned(), reason };
+        let roots = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| fail(error.to_string()))?;
+        let (added, ignored) = RootCertStore::empty().add_parsable_certificates(roots.iter().cloned());
+        if added == 0 || ignored > 0 {
+            return Err(fail(format!("{added} usable certificates, {ignored} unusable")));
+        }
+        Ok(Trust::Bundle(roots))
+    }
+
+    /// The client side of TLS under this trust.
+    pub fn client_config(&self) -> Arc<ClientConfig> {
+        match self {
+            Trust::System => {
+                static SYSTEM: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+                SYSTEM.get_or_init(|| client_config(system_roots())).clone()
+            }
+            Trust::Bundle(roots) => {
+                let mut store = RootCertStore::empty();
+                store.add_parsable_certificates(roots.iter().cloned());
+                client_config(store)
+            }
+        }
+    }
+}
+
+fn system_roots() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(found.certs);
+    if store.is_empty() {
+        tracing::error!(
+            errors = ?found.errors,
+            "no system roots: every https origin without its own `ca` will fail; install ca-certificates"
+        );
+    }
+    store
+}
+
+fn client_config(roots: RootCertStore) -> Arc<ClientConfig> {
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
