@@ -1,4 +1,5 @@
 //! nearside-edge: the caching edge of every PoP.
+pub mod cache;
 pub mod framing;
 pub mod origin;
 pub mod policy;

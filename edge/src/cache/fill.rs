@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Found, object::{Object, Span}};
+use super::{
+    Found,
+    object::{Object, Span},
+};
 use crate::policy::Meta;
 
 /// What [`super::Cache::join`] makes of a request.
