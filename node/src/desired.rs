@@ -48,12 +48,15 @@ impl fmt::Display for Source {
 pub struct Refusal {
     /// One line per mistake; never empty.
     pub reasons: Vec<String>,
+    /// Files that were read beyond those the fleet file names: the mistake may be mended in one of them, so
+    /// they are watched.
+    pub also_read: Vec<PathBuf>,
 }
 
 impl Refusal {
     /// A refusal for one reason.
     pub fn new(reason: impl fmt::Display) -> Self {
-        Self { reasons: vec![reason.to_string()] }
+        Self { reasons: vec![reason.to_string()], also_read: Vec::new() }
     }
 
     /// A refusal for several reasons.
@@ -61,7 +64,19 @@ impl Refusal {
     /// # Panics
     /// Never: an empty list becomes one reason that says that none was given.
     pub fn all(reasons: Vec<String>) -> Self {
-        if reasons.is_empty() { Self::new("refused without a reason") } else { Self { reasons } }
+        if reasons.is_empty() {
+            return Self::new("refused without a reason");
+        }
+        Self { reasons, also_read: Vec::new() }
+    }
+}
+
+impl Refusal {
+    /// The same refusal, with files to watch beside those the fleet file names.
+    #[must_use]
+    pub fn having_read(mut self, files: Vec<PathBuf>) -> Self {
+        self.also_read = files;
+        self
     }
 }
 

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod args;
 pub mod bind;
 pub mod control;
@@ -20,6 +21,7 @@ pub mod metrics;
 pub mod ready;
 pub mod signals;
 pub mod state;
+pub mod store;
 pub mod tls;
 pub mod watch;
 

@@ -3,20 +3,20 @@
 //! Parent directories are watched rather than files, because editors, rsync and Kubernetes replace files
 //! by renaming over them or by swapping a symlink, which ends a watch on the file itself. Where notify
 //! misses something (network file systems, an exhausted inotify limit), a slow poll of size, time and inode
-//! finds it. A signal here only says *look again*: [`content_digest`] decides whether anything changed.
+//! finds it. A signal here only says *look again*: [`digests`] decide whether anything changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::Read,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use aws_lc_rs::digest;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+
+use crate::store::Sha256;
 
 /// Quiet time after the last event before a change is reported: an editor's write-rename-chmod or an
 /// rsync of several files becomes one reload. Well below the 2 s in which an edit must be live.
@@ -158,38 +158,13 @@ fn stamp(file: &Path) -> Option<Stamp> {
     Some(Stamp { inode: data.ino(), bytes: data.len(), modified: (data.mtime(), data.mtime_nsec()) })
 }
 
-/// SHA-256 over names and contents of files, missing ones included: equal means that nothing changed.
-/// Costs one read of everything; a 60 MB database takes about 0.1 s, so call it on a blocking thread.
-pub fn content_digest<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> [u8; 32] {
-    let mut all = digest::Context::new(&digest::SHA256);
-    for file in files {
-        all.update(file.as_os_str().as_encoded_bytes());
-        match file_digest(file) {
-            Ok(one) => {
-                all.update(&[1]);
-                all.update(one.as_ref());
-            }
-            Err(error) => {
-                all.update(&[0]);
-                all.update(error.kind().to_string().as_bytes());
-            }
-        }
-    }
-    let mut out = [0; 32];
-    out.copy_from_slice(all.finish().as_ref());
-    out
-}
+/// Hash of each file's content; `None` for one that can't be read. Equal digests mean that nothing changed.
+pub type Digests = BTreeMap<PathBuf, Option<Sha256>>;
 
-fn file_digest(file: &Path) -> std::io::Result<digest::Digest> {
-    let mut file = File::open(file)?;
-    let mut context = digest::Context::new(&digest::SHA256);
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(context.finish()),
-            count => context.update(&buffer[..count]),
-        }
-    }
+/// Hashes files. Costs one read of everything; a 60 MB database takes about 0.1 s, so call it on a
+/// blocking thread.
+pub fn digests(files: impl IntoIterator<Item = PathBuf>) -> Digests {
+    files.into_iter().map(|file| (file.clone(), Sha256::of_file(&file).ok())).collect()
 }
 
 #[cfg(test)]
@@ -207,12 +182,12 @@ mod tests {
         fs::write(&file, "one").unwrap();
         let mut watch = Watch::new();
         watch.replace([file.clone()]);
-        let before = content_digest([&file]);
+        let before = digests([file.clone()]);
         for text in ["two", "three"] {
             fs::write(temp.path().join("new"), text).unwrap();
             fs::rename(temp.path().join("new"), &file).unwrap();
             must_notice(&mut watch).await;
-            assert_ne!(content_digest([&file]), before);
+            assert_ne!(digests([file.clone()]), before);
         }
     }
 
@@ -255,11 +230,11 @@ mod tests {
     fn the_digest_tells_missing_from_empty_and_ignores_times() {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("f");
-        let missing = content_digest([&file]);
+        let missing = digests([file.clone()]);
         fs::write(&file, "").unwrap();
-        let empty = content_digest([&file]);
+        let empty = digests([file.clone()]);
         assert_ne!(missing, empty);
         fs::write(&file, "").unwrap();
-        assert_eq!(content_digest([&file]), empty);
+        assert_eq!(digests([file.clone()]), empty);
     }
 }

@@ -1,0 +1,132 @@
+//! Stages desired states with the daemon, one at a time, and swaps in those that check out.
+//!
+//! The only caller of [`Daemon::stage`] and [`Daemon::swap`]. It remembers what serves and what was refused
+//! last, for the report. It does not know where desired states come from.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::{
+    daemon::Daemon,
+    desired::{Desired, Refusal, Source},
+    metrics::NodeMetrics,
+};
+
+/// What serves, and what does not.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The state that was swapped in last.
+    pub serving: Option<Serving>,
+    /// The newest desired state, if it was refused; cleared by the next one that is taken.
+    pub refused: Option<Refused>,
+}
+
+/// A state that serves.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// Where it came from.
+    pub source: Source,
+    /// When it was swapped in.
+    pub since: SystemTime,
+    /// The fleet's name.
+    pub fleet: String,
+}
+
+/// A state that was refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Where it came from.
+    pub source: Source,
+    /// When.
+    pub at: SystemTime,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Stages and swaps.
+#[derive(Debug)]
+pub struct Applier<D> {
+    daemon: Arc<D>,
+    metrics: NodeMetrics,
+    /// One staging at a time: two city databases compiled at once would double the memory's peak.
+    staging: tokio::sync::Mutex<()>,
+    status: Mutex<Status>,
+}
+
+impl<D: Daemon> Applier<D> {
+    /// An applier of `daemon` that has applied nothing.
+    pub fn new(daemon: Arc<D>, metrics: NodeMetrics) -> Self {
+        Self { daemon, metrics, staging: tokio::sync::Mutex::new(()), status: Mutex::default() }
+    }
+
+    /// Stages a desired state and swaps it in. Returns the files it read beyond those the fleet file names.
+    /// Not cancelled half-way: a dropped future leaves a staging to finish, unswapped.
+    ///
+    /// # Errors
+    /// The daemon's [`Refusal`], already logged and counted; what served before serves on.
+    pub async fn apply(&self, desired: Desired) -> Result<Vec<PathBuf>, Refusal> {
+        let _one = self.staging.lock().await;
+        let (source, fleet) = (desired.source.clone(), desired.config.fleet.clone());
+        let started = Instant::now();
+        let daemon = Arc::clone(&self.daemon);
+        let staged = tokio::task::spawn_blocking(move || daemon.stage(&desired)).await;
+        // A panic while staging is our bug, but the state that serves is untouched: refuse and go on.
+        let staged = staged.unwrap_or_else(|error| Err(Refusal::new(format!("staging failed: {error}"))));
+        match staged {
+            Ok(staging) => {
+                self.daemon.swap(staging.staged);
+                self.took(source, fleet, started.elapsed());
+                Ok(staging.also_read)
+            }
+            Err(refusal) => {
+                self.refuse(source, &refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Records, logs and counts a refusal, also of a state that never got as far as the daemon.
+    pub fn refuse(&self, source: Source, refusal: &Refusal) {
+        let serving_on = match &self.status().serving {
+            Some(serving) => format!("{} serves on", serving.source),
+            None => "nothing serves yet".to_owned(),
+        };
+        for reason in &refusal.reasons {
+            tracing::error!("refused: {reason}");
+        }
+        tracing::error!("{source} was refused with {} mistakes; {serving_on}", refusal.reasons.len());
+        self.metrics.reloads_refused.inc();
+        self.metrics.refusing.set(1);
+        self.lock().refused = Some(Refused { source, at: SystemTime::now(), refusal: refusal.clone() });
+    }
+
+    /// What serves and what was refused, now.
+    pub fn status(&self) -> Status {
+        self.lock().clone()
+    }
+
+    /// The daemon.
+    pub fn daemon(&self) -> &Arc<D> {
+        &self.daemon
+    }
+
+    fn took(&self, source: Source, fleet: String, took: Duration) {
+        tracing::info!(took_ms = took.as_millis(), "now serving {source} of fleet {fleet}");
+        let since = SystemTime::now();
+        self.metrics.reloads.inc();
+        self.metrics.refusing.set(0);
+        let seconds = since.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        self.metrics.state_since.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+        let snapshot = if let Source::Snapshot(number) = source { number } else { 0 };
+        self.metrics.snapshot.set(i64::try_from(snapshot).unwrap_or(i64::MAX));
+        *self.lock() = Status { serving: Some(Serving { source, since, fleet }), refused: None };
+    }
+
+    /// The status is plain data, whole even where a thread panicked beside it.
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
