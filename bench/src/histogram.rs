@@ -30,6 +30,14 @@ impl Histogram {
         self.count += 1;
     }
 
+    /// Adds everything that `other` has recorded.
+    pub fn add(&mut self, other: &Histogram) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
+            *mine += theirs;
+        }
+        self.count += other.count;
+    }
+
     /// The duration below which `share` (0 to 1) of all recorded ones lie; zero when nothing was recorded.
     pub fn percentile(&self, share: f64) -> Duration {
         let wanted = (self.count as f64 * share).ceil() as u64;
