@@ -2,5 +2,5 @@
 
 pub mod clock;
 pub mod health;
-pub mod transport;
 pub mod steering;
+pub mod transport;
