@@ -1,5 +1,6 @@
 //! nearside-dns: the GeoDNS authoritative server.
 
+pub mod answer;
 pub mod clock;
 pub mod health;
 pub mod steering;
