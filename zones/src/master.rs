@@ -382,3 +382,197 @@ fn seconds(text: &str) -> Option<u32> {
     }
     number.is_none().then_some(total)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn origin() -> Name {
+        "cdn.test".parse().unwrap()
+    }
+
+    fn parse(text: &str) -> Result<Vec<Record>, MasterError> {
+        read(Path::new("zones/cdn.test.zone"), &origin(), &mut |_| Ok(text.as_bytes().to_vec()))
+            .map(|loaded| loaded.records)
+    }
+
+    fn wire(line: &str) -> Vec<u8> {
+        parse(line).unwrap_or_else(|e| panic!("{line}: {e}"))[0].rdata.to_vec()
+    }
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+        digits.chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn directives_owners_and_ttls_follow_the_rfc() {
+        let records = parse(
+            "$TTL 1h30m\n@ IN SOA ns1 host ( 2026112101 1h ; refresh\n 15m 1w\n 5m )\n\tNS ns1\n\
+             $ORIGIN sub\nA 60 IN A 192.0.2.1\n  IN 30 AAAA ::1\n  TXT \"one; \\\"two\\\"\" three\n\
+             $ORIGIN .\nabs TYPE16 \\# 2 0161\n",
+        )
+        .unwrap();
+        let said: Vec<String> =
+            records.iter().map(|r| format!("{} {} {}", r.owner, r.ttl, r.rtype)).collect();
+        assert_eq!(
+            said,
+            [
+                "cdn.test. 5400 SOA",
+                "cdn.test. 5400 NS",
+                "A.sub.cdn.test. 60 A",
+                "A.sub.cdn.test. 30 AAAA",
+                "A.sub.cdn.test. 5400 TXT",
+                "abs. 5400 TXT",
+            ]
+        );
+        assert_eq!(
+            records[0].rdata[records[0].rdata.len() - 16..],
+            hex("00000e10 00000384 00093a80 0000012c")
+        );
+        assert_eq!(&*records[4].rdata, b"\x0aone; \"two\"\x05three");
+        assert_eq!(&*records[5].rdata, b"\x01a");
+        assert_eq!((records[2].place.line, records[2].place.column), (7, 1));
+    }
+
+    #[test]
+    fn common_types_read_as_their_rfcs_say() {
+        for (line, expected) in [
+            ("@ 1 A 192.0.2.1", "c0000201"),
+            ("@ 1 AAAA 2001:db8::1", "20010db8000000000000000000000001"),
+            ("@ 1 MX 10 mx", "000a 026d78 0363646e 0474657374 00"),
+            ("@ 1 MX 0 .", "0000 00"),
+            ("@ 1 SRV 1 2 443 .", "0001 0002 01bb 00"),
+            ("@ 1 CAA 0 issue \"ca.example; x=y\"", "00 05 6973737565 63612e6578616d706c653b20783d79"),
+            ("@ 1 TLSA 3 1 1 0011 2233", "03 01 01 00112233"),
+            ("@ 1 SSHFP 4 2 aabb", "04 02 aabb"),
+            ("@ 1 DS 1 13 2 aabb", "0001 0d 02 aabb"),
+            ("@ 1 DNAME a.", "0161 00"),
+            (
+                "@ 1 HINFO PC-Intel-700mhz \"Redhat Linux\"",
+                "0f50432d496e74656c2d3730306d687a 0c526564686174204c696e7578",
+            ),
+            ("@ 1 RP a. b.", "0161 00 0162 00"),
+            ("@ 1 NAPTR 1 2 \"s\" \"SIP+D2U\" \"\" .", "0001 0002 0173 075349502b443255 00 00"),
+            ("@ 1 URI 10 1 \"ftp://x\"", "000a 0001 6674703a2f2f78"),
+            ("@ 1 AFSDB 1 a.", "0001 0161 00"),
+            ("@ 1 EUI48 00-00-5e-00-53-2a", "00005e00532a"),
+            ("@ 1 L32 10 10.1.2.0", "000a 0a010200"),
+            ("@ 1 NID 10 14:4fff:ff20:ee64", "000a 0014 4fff ff20 ee64"),
+            ("@ 1 SMIMEA 3 0 0 aabb", "03 00 00 aabb"),
+            ("@ 1 CERT 1 2 3 AAEC", "0001 0002 03 000102"),
+            // RFC 1876 appendix A, cambridge-net.kei.com.
+            ("@ 1 LOC 42 21 54 N 71 06 18 W -24m 30m", "00 33 16 13 89 17 2d d0 70 be 15 f0 00 98 8d 20"),
+            ("@ 1 LOC 52 N 4 E 0", "00 12 16 13 8b 28 72 00 80 db ba 00 00 98 96 80"),
+            ("@ 1 HTTPS 0 a.", "0000 0161 00"),
+            (
+                "@ 1 HTTPS 1 . alpn=h2,h3 ipv4hint=192.0.2.1",
+                "0001 00 0001 0006 026832 026833 0004 0004 c0000201",
+            ),
+            ("@ 1 SVCB 1 . port=53 key667=\"hello\"", "0001 00 0003 0002 0035 029b 0005 68656c6c6f"),
+            ("@ 1 TYPE65280 \\# 3 aa bb cc", "aabbcc"),
+            ("@ 1 A \\# 4 c0000201", "c0000201"),
+            ("@ 1 TYPE1 192.0.2.1", "c0000201"),
+            ("@ 1 TYPE65281 \\# 0", ""),
+        ] {
+            assert_eq!(wire(line), hex(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_say_file_line_column_what_and_what_else() {
+        for (text, expected) in [
+            ("$TTL 60\nwww A 192.0.2.300\n", "zones/cdn.test.zone:2:7: read `192.0.2.300`, expected"),
+            ("$TTL 60\nwww   IN   QQ 1\n", ":2:12: read `QQ`, expected a TTL or a record type"),
+            ("$TTL 60\nwww MX 10\n", ":2:10: the entry ends here, expected more data (MX record)"),
+            ("$TTL 60\nwww A 192.0.2.1 extra\n", ":2:17: read `extra`, expected the end of the record"),
+            ("$TTL 60\nwww MX ten mx\n", ":2:8: read `ten`, expected"),
+            (
+                "$TTL 60\na..b A 192.0.2.1\n",
+                ":2:1: read `a..b`, expected a domain name (this is an empty label)",
+            ),
+            ("$TTL abc\n", ":1:6: read `abc`, expected a TTL"),
+            ("$TTL 4294967295\n", ":1:6: read `4294967295`, expected a TTL"),
+            ("www A 192.0.2.1\n", ":1:5: read `A`, expected a TTL before the type, or a $TTL line above"),
+            ("$TTL 1\nwww CH A 1\n", ":2:5: read `CH`, expected class IN"),
+            ("$TTL 1\nwww IN ANY 1\n", ":2:8: read `ANY`, expected a type of data"),
+            (" A 192.0.2.1\n", ":1:2: read `A`, expected an owner name"),
+            ("$FOO x\n", ":1:1: read `$FOO`, expected $ORIGIN, $TTL or $INCLUDE"),
+            ("$ORIGIN\n", ":1:8: the entry ends here, expected a domain name"),
+            ("x 1 SOA a b (\n 1 2\n", ":1:13: read `(`, expected a `)` before the end of the file"),
+            ("x 1 TXT \"open\n", ":1:9: read `\"open`, expected a closing `\"` on the same line"),
+            ("x 1 TXT a )\n", ":1:11: read `)`, expected no `)`"),
+            ("x 1 TXT \\300\n", ":1:9: read `\\300`, expected \\ and a character"),
+            ("x 1 TYPE65280 abc\n", "expected data in the form of RFC 3597"),
+            ("x 1 A \\# 3 c00002\n", "expected octets that make a A record"),
+            ("x 1 A \\# 5 c0000201\n", "generic data has incorrect length"),
+            ("x 1 NS \\# 3 c00c00\n", "expected octets that make a NS record"),
+            ("ü 1 A 300\n", ":1:7: read `300`"),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn includes_are_relative_guarded_and_keep_the_origin() {
+        let files: HashMap<&str, &str> = HashMap::from([
+            ("z/main", "$TTL 9\n@ A 192.0.2.1\n$INCLUDE inc/a sub\nafter A 192.0.2.3\n"),
+            ("z/inc/a", "x A 192.0.2.2\n$INCLUDE b\n"),
+            ("z/inc/b", "y A 192.0.2.4\n"),
+            ("z/cycle", "$INCLUDE cycle\n"),
+            ("z/gone", "\n$INCLUDE nowhere\n"),
+        ]);
+        let mut open = |path: &Path| {
+            let path = path.to_str().unwrap();
+            files.get(path).map(|text| text.as_bytes().to_vec()).ok_or(io::ErrorKind::NotFound.into())
+        };
+        let loaded = read(Path::new("z/main"), &origin(), &mut open).unwrap();
+        let owners: Vec<String> = loaded.records.iter().map(|r| r.owner.to_string()).collect();
+        assert_eq!(owners, ["cdn.test.", "x.sub.cdn.test.", "y.sub.cdn.test.", "after.cdn.test."]);
+        assert_eq!(loaded.files, ["z/main", "z/inc/a", "z/inc/b"].map(PathBuf::from));
+        let cycle = read(Path::new("z/cycle"), &origin(), &mut open).unwrap_err();
+        assert!(cycle.to_string().contains("z/cycle:1:10: read `cycle`"), "{cycle}");
+        let gone = read(Path::new("z/gone"), &origin(), &mut open).unwrap_err();
+        assert!(gone.to_string().starts_with("z/gone:2:10: $INCLUDE: z/nowhere: "), "{gone}");
+        let mut endless = |path: &Path| -> io::Result<Vec<u8>> {
+            Ok(format!("$INCLUDE {}x\n", path.file_name().unwrap().to_str().unwrap()).into_bytes())
+        };
+        let deep = read(Path::new("d"), &origin(), &mut endless).unwrap_err();
+        assert!(deep.to_string().contains("at most 10 files"), "{deep}");
+    }
+
+    #[test]
+    fn a_soa_lends_its_minimum_where_no_ttl_is_written() {
+        let records = parse("@ SOA a b 1 2 3 4 77\n@ NS x\n").unwrap();
+        assert_eq!((records[0].ttl, records[1].ttl), (77, 77));
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_records_or_an_error(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = read(Path::new("z"), &origin(), &mut |_| Ok(text.clone()));
+        }
+
+        #[test]
+        fn any_words_are_records_or_an_error(
+            words in proptest::collection::vec(
+                prop_oneof![
+                    Just("@"), Just("A"), Just("TXT"), Just("HTTPS"), Just("NSEC"), Just("NAPTR"), Just("\\#"),
+                    Just("("), Just(")"), Just("\n"), Just("\n "), Just("1"), Just("\"a b\""), Just("alpn="),
+                    Just("key7=\\"), Just("mandatory=alpn"), Just("SVCB"), Just("LOC"), Just("N"), Just("NSEC3"),
+                    Just("-"), Just("RRSIG"), Just("20260101000000"), Just("AA=="), Just("\"\""), Just("CAA"),
+                    Just("$ORIGIN"), Just("::"), Just("URI"), Just("IPSECKEY"), Just("DNSKEY"), Just("."),
+                ],
+                0..24,
+            )
+        ) {
+            let text = words.join(" ");
+            let _ = parse(&text);
+        }
+    }
+}

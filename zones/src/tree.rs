@@ -545,3 +545,309 @@ impl Zones {
         self.by_origin.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{check::Rule, master};
+
+    const ZONE: &str = r#"
+$TTL 300
+@            SOA ns1 hostmaster 7 3600 900 604800 60
+             NS  ns1
+             NS  ns.example.org.
+ns1          A   192.0.2.53
+www          A   192.0.2.1
+             AAAA 2001:db8::1
+             TXT "hello"
+alias        CNAME www
+chain        CNAME alias
+out          CNAME www.example.org.
+lost         CNAME nowhere
+loop1        CNAME loop2
+loop2        CNAME loop1
+self         CNAME self
+deep.ent     A   192.0.2.2
+*.wild       A   192.0.2.3
+             TXT "wild"
+blocked.wild TXT "no address"
+a.ent.wild   A   192.0.2.4
+*.wc         CNAME www
+*.self       CNAME x.self
+sub          NS  ns.sub
+             NS  ns1
+             DS  1 13 2 000102
+ns.sub       A   192.0.2.54
+below.sub    A   192.0.2.99
+tosub        CNAME host.sub
+old          DNAME new
+             TXT "at the dname"
+x.new        A   192.0.2.5
+y.new        CNAME www
+todname      CNAME x.old
+dloop        DNAME dloop
+"#;
+
+    fn zone_of(text: &str, bindings: &Bindings) -> Result<(Zone, Vec<Finding>), ZoneError> {
+        let origin: Name = "cdn.test".parse().unwrap();
+        let loaded =
+            master::read(Path::new("t.zone"), &origin, &mut |_| Ok(text.as_bytes().to_vec())).unwrap();
+        Zone::build(origin, loaded.records, bindings)
+    }
+
+    fn bindings(names: &[&str]) -> Bindings {
+        let binding = Binding { service: 3, https: true };
+        names.iter().map(|name| (name.parse().unwrap(), binding)).collect()
+    }
+
+    /// What a lookup gives, in words: links, then the end.
+    fn ask(zone: &Zone, name: &str, rtype: Rtype) -> String {
+        let mut buffer = NameBuf::from(&name.parse::<Name>().unwrap());
+        let mut said = String::new();
+        let end = zone.lookup(&mut buffer, rtype, |link, target| {
+            let kind = match link {
+                Link::Cname(_) => "cname".to_string(),
+                Link::Dname { owner, .. } => format!("dname({owner})"),
+            };
+            said.push_str(&format!("{kind} {target} "));
+        });
+        said.push_str(&match end {
+            End::Answer(set) => format!("answer {} {}", set.rtype, set.len()),
+            End::Any(node) => format!("any {}", node.owner),
+            End::Tailored(binding, node) => format!("tailored {} {}", binding.service, node.owner),
+            End::Referral(cut) => format!("referral {} glue {}", cut.owner, zone.glue(cut).len()),
+            End::NoData => "nodata".into(),
+            End::NxDomain => "nxdomain".into(),
+            End::YxDomain => "yxdomain".into(),
+            End::Chain => "chain".into(),
+        });
+        said
+    }
+
+    #[test]
+    fn answers_by_rfc_1034_and_4592() {
+        let (zone, _) = zone_of(ZONE, &Bindings::new()).unwrap();
+        for (name, rtype, expected) in [
+            ("www.cdn.test", Rtype::A, "answer A 1"),
+            ("www.cdn.test", Rtype::MX, "nodata"),
+            ("WWW.Cdn.TEST", Rtype::AAAA, "answer AAAA 1"),
+            ("cdn.test", Rtype::NS, "answer NS 2"),
+            ("cdn.test", Rtype::DS, "nodata"),
+            ("www.cdn.test", Rtype::ANY, "any www.cdn.test."),
+            ("no.cdn.test", Rtype::A, "nxdomain"),
+            ("a.www.cdn.test", Rtype::A, "nxdomain"),
+            ("ent.cdn.test", Rtype::A, "nodata"),
+            ("ent.cdn.test", Rtype::ANY, "nodata"),
+            ("x.ent.cdn.test", Rtype::A, "nxdomain"),
+            ("alias.cdn.test", Rtype::A, "cname www.cdn.test. answer A 1"),
+            ("alias.cdn.test", Rtype::CNAME, "answer CNAME 1"),
+            ("alias.cdn.test", Rtype::ANY, "any alias.cdn.test."),
+            ("chain.cdn.test", Rtype::TXT, "cname alias.cdn.test. cname www.cdn.test. answer TXT 1"),
+            ("chain.cdn.test", Rtype::MX, "cname alias.cdn.test. cname www.cdn.test. nodata"),
+            ("out.cdn.test", Rtype::A, "cname www.example.org. chain"),
+            ("lost.cdn.test", Rtype::A, "cname nowhere.cdn.test. nxdomain"),
+            ("loop1.cdn.test", Rtype::A, "cname loop2.cdn.test. cname loop1.cdn.test. chain"),
+            ("self.cdn.test", Rtype::A, "cname self.cdn.test. chain"),
+        ] {
+            assert_eq!(ask(&zone, name, rtype), expected, "{name} {rtype}");
+        }
+    }
+
+    #[test]
+    fn wildcards_stand_in_below_the_closest_encloser_only() {
+        let (zone, _) = zone_of(ZONE, &Bindings::new()).unwrap();
+        for (name, rtype, expected) in [
+            ("a.wild.cdn.test", Rtype::A, "answer A 1"),
+            ("a.b.wild.cdn.test", Rtype::A, "answer A 1"),
+            ("a.wild.cdn.test", Rtype::MX, "nodata"),
+            ("wild.cdn.test", Rtype::A, "nodata"),
+            ("*.wild.cdn.test", Rtype::A, "answer A 1"),
+            ("x.*.wild.cdn.test", Rtype::A, "nxdomain"),
+            ("blocked.wild.cdn.test", Rtype::A, "nodata"),
+            ("x.blocked.wild.cdn.test", Rtype::A, "nxdomain"),
+            ("ent.wild.cdn.test", Rtype::A, "nodata"),
+            ("b.ent.wild.cdn.test", Rtype::A, "nxdomain"),
+            ("q.wc.cdn.test", Rtype::A, "cname www.cdn.test. answer A 1"),
+            ("q.self.cdn.test", Rtype::A, "cname x.self.cdn.test. cname x.self.cdn.test. chain"),
+        ] {
+            assert_eq!(ask(&zone, name, rtype), expected, "{name} {rtype}");
+        }
+    }
+
+    #[test]
+    fn cuts_refer_and_hide_what_is_below() {
+        let (zone, _) = zone_of(ZONE, &Bindings::new()).unwrap();
+        for (name, rtype, expected) in [
+            ("sub.cdn.test", Rtype::A, "referral sub.cdn.test. glue 2"),
+            ("sub.cdn.test", Rtype::NS, "referral sub.cdn.test. glue 2"),
+            ("sub.cdn.test", Rtype::DS, "answer DS 1"),
+            ("below.sub.cdn.test", Rtype::A, "referral sub.cdn.test. glue 2"),
+            ("below.sub.cdn.test", Rtype::DS, "referral sub.cdn.test. glue 2"),
+            ("ns.sub.cdn.test", Rtype::A, "referral sub.cdn.test. glue 2"),
+            ("tosub.cdn.test", Rtype::A, "cname host.sub.cdn.test. referral sub.cdn.test. glue 2"),
+        ] {
+            assert_eq!(ask(&zone, name, rtype), expected, "{name} {rtype}");
+        }
+        let cut = zone.nodes().iter().find(|node| node.cut).unwrap();
+        assert!(zone.glue(cut)[0].required && !zone.glue(cut)[1].required);
+        assert_eq!(zone.glue_node(zone.glue(cut)[0]).owner.to_string(), "ns.sub.cdn.test.");
+    }
+
+    #[test]
+    fn dnames_rewrite_what_is_below_and_only_that() {
+        let (zone, _) = zone_of(ZONE, &Bindings::new()).unwrap();
+        for (name, rtype, expected) in [
+            ("old.cdn.test", Rtype::TXT, "answer TXT 1"),
+            ("old.cdn.test", Rtype::DNAME, "answer DNAME 1"),
+            ("old.cdn.test", Rtype::A, "nodata"),
+            ("x.old.cdn.test", Rtype::A, "dname(old.cdn.test.) x.new.cdn.test. answer A 1"),
+            ("x.old.cdn.test", Rtype::CNAME, "dname(old.cdn.test.) x.new.cdn.test. nodata"),
+            (
+                "y.old.cdn.test",
+                Rtype::A,
+                "dname(old.cdn.test.) y.new.cdn.test. cname www.cdn.test. answer A 1",
+            ),
+            ("n.old.cdn.test", Rtype::A, "dname(old.cdn.test.) n.new.cdn.test. nxdomain"),
+            (
+                "todname.cdn.test",
+                Rtype::A,
+                "cname x.old.cdn.test. dname(old.cdn.test.) x.new.cdn.test. answer A 1",
+            ),
+            ("a.dloop.cdn.test", Rtype::A, "dname(dloop.cdn.test.) a.dloop.cdn.test. chain"),
+        ] {
+            assert_eq!(ask(&zone, name, rtype), expected, "{name} {rtype}");
+        }
+        let long = format!("{0}.{0}.{0}.{1}.old.cdn.test", "x".repeat(60), "y".repeat(55));
+        let (zone, _) =
+            zone_of(&ZONE.replace("DNAME new", "DNAME a.far.longer.name"), &Bindings::new()).unwrap();
+        assert!(ask(&zone, &long, Rtype::A).ends_with("yxdomain"));
+    }
+
+    #[test]
+    fn tailored_names_answer_three_types_and_keep_the_rest() {
+        let (zone, _) = zone_of(
+            "@ 60 SOA a b 1 2 3 4 5\n 60 NS ns.example.org.\n 60 MX 10 mail.example.org.\nwww 60 TXT x\nto 60 CNAME a.img",
+            &bindings(&["cdn.test", "www.cdn.test", "*.img.cdn.test"]),
+        )
+        .unwrap();
+        for (name, rtype, expected) in [
+            ("cdn.test", Rtype::A, "tailored 3 cdn.test."),
+            ("cdn.test", Rtype::HTTPS, "tailored 3 cdn.test."),
+            ("cdn.test", Rtype::MX, "answer MX 1"),
+            ("cdn.test", Rtype::SOA, "answer SOA 1"),
+            ("www.cdn.test", Rtype::AAAA, "tailored 3 www.cdn.test."),
+            ("www.cdn.test", Rtype::TXT, "answer TXT 1"),
+            ("www.cdn.test", Rtype::MX, "nodata"),
+            ("a.b.img.cdn.test", Rtype::A, "tailored 3 *.img.cdn.test."),
+            ("a.img.cdn.test", Rtype::MX, "nodata"),
+            ("a.img.cdn.test", Rtype::ANY, "any *.img.cdn.test."),
+            ("img.cdn.test", Rtype::A, "nodata"),
+            ("to.cdn.test", Rtype::A, "cname a.img.cdn.test. tailored 3 *.img.cdn.test."),
+        ] {
+            assert_eq!(ask(&zone, name, rtype), expected, "{name} {rtype}");
+        }
+        assert_eq!((zone.negative_ttl(), zone.serial()), (5, 1));
+    }
+
+    #[test]
+    fn endless_chains_end() {
+        let mut text = String::from("@ 60 SOA a b 1 2 3 4 5\n 60 NS ns.example.org.\n");
+        for i in 0..40 {
+            text.push_str(&format!("c{i} 60 CNAME c{}\n", i + 1));
+        }
+        // Each step makes the name longer until it no longer fits.
+        text.push_str("grow 60 DNAME a.grow\n");
+        let (zone, _) = zone_of(&text, &Bindings::new()).unwrap();
+        let said = ask(&zone, "c0.cdn.test", Rtype::A);
+        assert_eq!(said.matches("cname").count(), CHAIN_MAX);
+        assert!(said.ends_with("chain"));
+        assert!(ask(&zone, "x.grow.cdn.test", Rtype::A).ends_with("chain"));
+    }
+
+    #[test]
+    fn each_rule_is_found_where_it_is_broken() {
+        let good = "@ 60 SOA a b 1 2 3 4 5\n@ 60 NS ns.example.org.\n";
+        type Wanted = fn(&Rule) -> bool;
+        let broken: [(&str, Wanted); 12] = [
+            ("x 60 A 192.0.2.1\nx 60 CNAME y", |r| matches!(r, Rule::CnameAndOther { .. })),
+            ("x 60 CNAME a\nx 60 CNAME y", |r| matches!(r, Rule::ManyCname(_))),
+            ("x 60 DNAME a\nx 60 DNAME y", |r| matches!(r, Rule::ManyDname(_))),
+            ("x 60 SOA a b 1 2 3 4 5", |r| matches!(r, Rule::SoaBelowApex(_))),
+            ("@ 60 SOA a b 2 2 3 4 5", |r| matches!(r, Rule::ManySoa(_))),
+            ("www.example.org. 60 A 192.0.2.1", |r| matches!(r, Rule::OutOfZone { .. })),
+            ("x 60 A 192.0.2.1\nx 30 A 192.0.2.2", |r| {
+                matches!(r, Rule::TtlDiffers { read: 60, kept: 30, .. })
+            }),
+            ("x 60 A 192.0.2.1\nX 60 A 192.0.2.1", |r| matches!(r, Rule::Duplicate { .. })),
+            ("s 60 NS ns.s", |r| matches!(r, Rule::MissingGlue { .. })),
+            ("s 60 NS c\nc 60 CNAME d", |r| matches!(r, Rule::TargetIsCname { .. })),
+            ("@ 60 MX 5 gone", |r| matches!(r, Rule::TargetWithoutAddress { .. })),
+            ("d 60 DNAME e\nx.d 60 A 192.0.2.1", |r| matches!(r, Rule::BelowDname { .. })),
+        ];
+        for (text, wanted) in broken {
+            let findings = match zone_of(&format!("{good}{text}"), &Bindings::new()) {
+                Ok((_, warnings)) => warnings,
+                Err(error) => error.findings,
+            };
+            let finding = findings.iter().find(|finding| wanted(&finding.rule));
+            let place = finding.unwrap_or_else(|| panic!("{text}: {findings:?}")).place.as_ref();
+            assert!(place.is_some_and(|place| place.line >= 3), "{text}: {findings:?}");
+        }
+        for (text, wanted) in [("", "no SOA"), ("@ 60 SOA a b 1 2 3 4 5", "no NS")] {
+            assert!(zone_of(text, &Bindings::new()).unwrap_err().to_string().contains(wanted));
+        }
+    }
+
+    #[test]
+    fn tailored_names_clash_loudly() {
+        let good = "@ 60 SOA a b 1 2 3 4 5\n@ 60 NS ns.example.org.\n";
+        for (text, name, wanted) in [
+            ("w 60 A 192.0.2.1", "w.cdn.test", "w.cdn.test. is tailored and has a static A record"),
+            ("w 60 HTTPS 1 .", "w.cdn.test", "has a static HTTPS record"),
+            ("w 60 CNAME x", "w.cdn.test", "is tailored and a CNAME"),
+            ("s 60 NS ns.example.org.", "s.cdn.test", "delegated"),
+            ("s 60 NS ns.example.org.", "a.s.cdn.test", "delegated"),
+            ("s 60 DNAME example.org.", "a.s.cdn.test", "DNAME"),
+            ("", "w.example.org", "outside the zone"),
+        ] {
+            let error = zone_of(&format!("{good}{text}"), &bindings(&[name])).unwrap_err();
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
+    }
+
+    #[test]
+    fn equal_data_in_other_case_is_dropped_and_other_numbers_are_not() {
+        let good = "@ 60 SOA a b 1 2 3 4 5\n@ 60 NS ns.example.org.\n";
+        let text =
+            format!("{good}@ 60 NS NS.example.org.\n@ 60 MX 65 m.example.org.\n@ 60 MX 97 m.example.org.");
+        let (zone, warnings) = zone_of(&text, &Bindings::new()).unwrap();
+        assert_eq!(warnings.len(), 1);
+        assert_eq!(zone.apex().rrset(Rtype::NS).unwrap().len(), 1);
+        assert_eq!(zone.apex().rrset(Rtype::MX).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_deepest_zone_answers_and_ds_belongs_to_the_parent() {
+        let zone = |origin: &str, text: &str| {
+            let origin: Name = origin.parse().unwrap();
+            let text = format!("@ 60 SOA a b 1 2 3 4 5\n@ 60 NS ns.example.org.\n{text}");
+            let loaded =
+                master::read(Path::new("t"), &origin, &mut |_| Ok(text.as_bytes().to_vec())).unwrap();
+            Arc::new(Zone::build(origin, loaded.records, &Bindings::new()).unwrap().0)
+        };
+        let zones = Zones::new([zone("cdn.test", "sub 60 NS ns.sub"), zone("sub.cdn.test", "")]);
+        let found = |name: &str, rtype| {
+            let name = NameBuf::from(&name.parse::<Name>().unwrap());
+            zones.find(&name, rtype).map(|zone| zone.origin().to_string())
+        };
+        assert_eq!(found("a.SUB.cdn.test", Rtype::A).as_deref(), Some("sub.cdn.test."));
+        assert_eq!(found("sub.cdn.test", Rtype::DS).as_deref(), Some("cdn.test."));
+        assert_eq!(found("cdn.test", Rtype::DS).as_deref(), Some("cdn.test."));
+        assert_eq!(found("x.cdn.test", Rtype::A).as_deref(), Some("cdn.test."));
+        assert_eq!(found("test", Rtype::A), None);
+        assert_eq!(found(".", Rtype::NS), None);
+        assert_eq!(found("xcdn.test", Rtype::A), None);
+    }
+}
