@@ -1,0 +1,478 @@
+//! Reads `.mmdb` files: MaxMind's nested schema and the flat one, told apart by looking.
+//!
+//! A [`Database`] is a file read whole into memory, never mapped: a mapped file that is truncated in
+//! place kills the process. It answers two questions: what is known of one address, for `explain`, and
+//! what is known of all of them, in order, for compiling. Every decoded record becomes a
+//! [`Place`]; records are decoded once per distinct offset, since a city database names each of
+//! its hundred thousand places many times.
+//!
+//! Files come from the outside. Whatever is wrong with one is a [`DatabaseError`] with its path;
+//! the time spent on one that folds back on itself is bounded by [`NETWORKS_MAX`].
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use maxminddb::{LookupResult, MaxMindDbError, Reader, Within, WithinOptions};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
+
+use crate::{
+    place::{Continent, Coordinates, Country, Place, Subdivision},
+    prefix::{Family, Prefix},
+    range::Range,
+    subdivision,
+};
+
+/// Largest file read, bytes. The largest city databases sold are half of it; a path to something else
+/// must not fill the memory.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// Most networks one database may list. The largest ones have some ten million; a search tree
+/// that shares nodes in a malformed file can list 2^128.
+const NETWORKS_MAX: u32 = 1 << 26;
+
+/// Records looked at to recognise a schema: some are empty or sparse.
+const SAMPLE: usize = 256;
+
+/// One `.mmdb` file.
+pub struct Database {
+    path: PathBuf,
+    reader: Reader<Vec<u8>>,
+    schema: Schema,
+    places: Places,
+}
+
+/// How records are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schema {
+    /// MaxMind's: `country.iso_code`, `location.latitude`.
+    Nested,
+    /// One level: `country_code`, `latitude`. MaxMind's ASN databases are this as well.
+    Flat,
+}
+
+/// Whether a database places addresses at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// Country, continent or coordinates are among its keys.
+    Yes,
+    /// It knows AS numbers only.
+    No,
+}
+
+/// Why a database is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", path.display())]
+pub struct DatabaseError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub cause: DatabaseCause,
+}
+
+/// What is wrong with a database.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseCause {
+    /// It could not be read.
+    #[error("cannot read it: {0}")]
+    Read(#[source] io::Error),
+    /// It is larger than [`FILE_BYTES_MAX`] allows.
+    #[error("{bytes} bytes is more than the {FILE_BYTES_MAX} a database may have; is this the right file?")]
+    TooLarge {
+        /// Size of the file.
+        bytes: u64,
+    },
+    /// Not an MMDB file, or a broken one.
+    #[error("not a valid MMDB file (truncated or damaged?): {0}")]
+    Malformed(#[source] MaxMindDbError),
+    /// A valid file without a single record.
+    #[error("database of type {database_type:?} has no records")]
+    Empty {
+        /// From its metadata.
+        database_type: String,
+    },
+    /// Records that say nothing of places.
+    #[error(
+        "database of type {database_type:?} has neither MaxMind's keys (country, continent, location, \
+         autonomous_system_number) nor flat ones (country_code, latitude, longitude); its records have {keys}"
+    )]
+    UnknownSchema {
+        /// From its metadata.
+        database_type: String,
+        /// Keys of its first records.
+        keys: Keys,
+    },
+    /// A search tree that does not end.
+    #[error("lists more than {NETWORKS_MAX} networks; its search tree is damaged")]
+    TooManyNetworks,
+}
+
+/// Names for an error message, comma-separated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys(pub BTreeSet<String>);
+
+impl fmt::Display for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("no keys at all");
+        }
+        f.write_str(&self.0.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// What a database says of one address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The record, decoded; default where the database has none.
+    pub place: Place,
+    /// Name of the city, for people.
+    pub city: Option<String>,
+    /// The network around the address that has this record, or none.
+    pub network: Prefix,
+}
+
+impl Database {
+    /// Reads a file and recognises its schema.
+    ///
+    /// # Errors
+    /// Every [`DatabaseCause`] but [`DatabaseCause::TooManyNetworks`].
+    pub fn open(path: &Path) -> Result<Self, DatabaseError> {
+        let fail = |cause| DatabaseError { path: path.to_owned(), cause };
+        let bytes = std::fs::metadata(path).map_err(|e| fail(DatabaseCause::Read(e)))?.len();
+        if bytes > FILE_BYTES_MAX {
+            return Err(fail(DatabaseCause::TooLarge { bytes }));
+        }
+        let reader = Reader::open_readfile(path).map_err(|e| fail(e.into()))?;
+        let (schema, places) = recognise(&reader).map_err(fail)?;
+        Ok(Self { path: path.to_owned(), reader, schema, places })
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `database_type` of its metadata.
+    pub fn database_type(&self) -> &str {
+        &self.reader.metadata().database_type
+    }
+
+    /// When it was made, seconds since 1970.
+    pub fn build_epoch(&self) -> u64 {
+        self.reader.metadata().build_epoch
+    }
+
+    /// How its records are laid out.
+    pub fn schema(&self) -> Schema {
+        self.schema
+    }
+
+    /// Whether it places addresses, or knows their AS only.
+    pub fn places(&self) -> Places {
+        self.places
+    }
+
+    /// What it says of an address; `None` if it is about the other family only.
+    ///
+    /// # Errors
+    /// [`DatabaseCause::Malformed`].
+    pub fn lookup(&self, addr: IpAddr) -> Result<Option<Found>, DatabaseError> {
+        if addr.is_ipv6() && self.reader.metadata().ip_version == 4 {
+            return Ok(None);
+        }
+        let found = (|| {
+            let result = self.reader.lookup(addr)?;
+            let place = decode(self.schema, &result)?;
+            let city = match self.schema {
+                Schema::Nested => result.decode_path(&maxminddb::path!["city", "names", "en"])?,
+                Schema::Flat => result.decode_path(&maxminddb::path!["city"])?,
+            };
+            let network = result.network()?;
+            // An IPv6 file without an IPv4 subtree answers IPv4 addresses with an IPv6 network.
+            let network = match network.ip() {
+                ip if ip.is_ipv4() == addr.is_ipv4() => Prefix::containing(ip, network.prefix()),
+                _ => Prefix::all(Family::of(addr)),
+            };
+            Ok(Some(Found { place: place.unwrap_or_default(), city, network }))
+        })();
+        found.map_err(|cause| self.fail(cause))
+    }
+
+    /// Everything it has, in order.
+    pub(crate) fn ranges(&self) -> Result<Ranges<'_>, DatabaseError> {
+        let options = WithinOptions::default();
+        let networks = self.reader.networks(options).map_err(|cause| self.fail(cause))?;
+        Ok(Ranges {
+            database: self,
+            networks,
+            left: NETWORKS_MAX,
+            numbers: hashbrown::HashMap::new(),
+            places: Vec::new(),
+            next: None,
+        })
+    }
+
+    fn fail(&self, cause: MaxMindDbError) -> DatabaseError {
+        DatabaseError { path: self.path.clone(), cause: cause.into() }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("path", &self.path)
+            .field("database_type", &self.database_type())
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<MaxMindDbError> for DatabaseCause {
+    fn from(error: MaxMindDbError) -> Self {
+        match error {
+            MaxMindDbError::Io(error) => Self::Read(error),
+            other => Self::Malformed(other),
+        }
+    }
+}
+
+/// Reads a database from its first network to its last.
+pub(crate) struct Ranges<'a> {
+    database: &'a Database,
+    networks: Within<'a, Vec<u8>>,
+    /// Networks that may still come.
+    left: u32,
+    /// Offset of a record → its number.
+    numbers: hashbrown::HashMap<u32, u32>,
+    places: Vec<Place>,
+    /// The IPv6 half of a network that covers IPv4 as well.
+    next: Option<Range>,
+}
+
+impl Ranges<'_> {
+    /// The place behind a record number that was yielded.
+    pub(crate) fn place(&self, record: u32) -> &Place {
+        &self.places[record as usize]
+    }
+
+    /// The next range, if any.
+    pub(crate) fn next(&mut self) -> Result<Option<Range>, DatabaseError> {
+        if let Some(next) = self.next.take() {
+            return Ok(Some(next));
+        }
+        let Some(result) = self.networks.next() else { return Ok(None) };
+        let Some(left) = self.left.checked_sub(1) else {
+            let cause = DatabaseCause::TooManyNetworks;
+            return Err(DatabaseError { path: self.database.path.clone(), cause });
+        };
+        self.left = left;
+        result.and_then(|result| self.range(&result)).map(Some).map_err(|e| self.database.fail(e))
+    }
+
+    fn range(&mut self, result: &LookupResult<'_, Vec<u8>>) -> Result<Range, MaxMindDbError> {
+        let record = self.number(result)?;
+        let network = result.network()?;
+        let range = Range::of(Prefix::containing(network.ip(), network.prefix()), record);
+        // The format keeps IPv4 below ::/96. A network around that is about both families, and
+        // is the first one.
+        if range.family == Family::V6 && range.first == 0 && network.prefix() <= 96 {
+            self.next = Some(range);
+            return Ok(Range::of(Prefix::all(Family::V4), record));
+        }
+        Ok(range)
+    }
+
+    fn number(&mut self, result: &LookupResult<'_, Vec<u8>>) -> Result<u32, MaxMindDbError> {
+        // The file is below 2^30 bytes, and networks without data are not listed.
+        let offset = result.offset().map_or(u32::MAX, |offset| offset as u32);
+        if let Some(&number) = self.numbers.get(&offset) {
+            return Ok(number);
+        }
+        let place = decode(self.database.schema, result)?.unwrap_or_default();
+        let number = self.places.len() as u32;
+        self.places.push(place);
+        self.numbers.insert(offset, number);
+        Ok(number)
+    }
+}
+
+/// Looks at the first records until one shows a schema.
+fn recognise(reader: &Reader<Vec<u8>>) -> Result<(Schema, Places), DatabaseCause> {
+    let database_type = || reader.metadata().database_type.clone();
+    let mut seen = BTreeSet::new();
+    let mut keys = BTreeSet::new();
+    let mut found: Option<(Schema, Places)> = None;
+    for (result, _) in reader.networks(WithinOptions::default())?.zip(0..NETWORKS_MAX) {
+        let result = result?;
+        if !seen.insert(result.offset()) {
+            continue;
+        }
+        // A record that is no map is described by having no keys.
+        let record: HashMap<String, Shape> = result.decode().ok().flatten().unwrap_or_default();
+        match schema_of(&record) {
+            Some((schema, Places::Yes)) => return Ok((schema, Places::Yes)),
+            other => found = found.or(other),
+        }
+        keys.extend(record.into_keys());
+        if seen.len() >= SAMPLE {
+            break;
+        }
+    }
+    match found {
+        Some(found) => Ok(found),
+        None if seen.is_empty() => Err(DatabaseCause::Empty { database_type: database_type() }),
+        None => Err(DatabaseCause::UnknownSchema { database_type: database_type(), keys: Keys(keys) }),
+    }
+}
+
+fn schema_of(record: &HashMap<String, Shape>) -> Option<(Schema, Places)> {
+    let has = |key: &str, shape: Shape| record.get(key) == Some(&shape);
+    let nested = ["country", "registered_country", "continent", "location"];
+    let flat = ["country_code", "continent_code", "latitude"];
+    if nested.iter().any(|key| has(key, Shape::Map)) {
+        Some((Schema::Nested, Places::Yes))
+    } else if flat.iter().any(|key| has(key, Shape::Value)) {
+        Some((Schema::Flat, Places::Yes))
+    } else if has("autonomous_system_number", Shape::Value) {
+        Some((Schema::Flat, Places::No))
+    } else {
+        None
+    }
+}
+
+/// Whether a value has an inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Map,
+    Value,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+macro_rules! plain_value {
+    ($($visit:ident: $type:ty),* $(,)?) => {
+        $(fn $visit<E>(self, _: $type) -> Result<Shape, E> {
+            Ok(Shape::Value)
+        })*
+    };
+}
+
+impl<'de> serde::de::Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    plain_value! {
+        visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_u128: u128, visit_f64: f64,
+        visit_str: &str, visit_bytes: &[u8],
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Shape::Value)
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Shape::Map)
+    }
+}
+
+fn decode(schema: Schema, result: &LookupResult<'_, Vec<u8>>) -> Result<Option<Place>, MaxMindDbError> {
+    Ok(match schema {
+        Schema::Nested => result.decode::<Nested<'_>>()?.map(|record| record.place()),
+        Schema::Flat => result.decode::<Flat<'_>>()?.map(|record| record.place()),
+    })
+}
+
+/// MaxMind's record, as much of it as steering needs.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Nested<'a> {
+    #[serde(borrow)]
+    continent: NestedContinent<'a>,
+    country: NestedCode<'a>,
+    registered_country: NestedCode<'a>,
+    subdivisions: Vec<NestedCode<'a>>,
+    location: NestedLocation,
+    autonomous_system_number: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NestedContinent<'a> {
+    code: Option<&'a str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NestedCode<'a> {
+    iso_code: Option<&'a str>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NestedLocation {
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+}
+
+impl Nested<'_> {
+    fn place(&self) -> Place {
+        // Where an address is used is not known of satellites and anycast; where it is registered is
+        // then the better guess than nothing, unless a continent says otherwise.
+        let country = self.country.iso_code.and_then(Country::new);
+        let continent = self.continent.code.and_then(|code| code.parse::<Continent>().ok());
+        let registered = self.registered_country.iso_code.and_then(Country::new);
+        let registered = registered.filter(|c| continent.is_none_or(|known| known == c.continent()));
+        Place {
+            continent,
+            country: country.or(registered),
+            subdivision: self.subdivisions.first().and_then(|s| Subdivision::new(s.iso_code?)),
+            coordinates: coordinates(self.location.latitude, self.location.longitude),
+            asn: self.autonomous_system_number,
+        }
+    }
+}
+
+/// The flat record.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Flat<'a> {
+    continent_code: Option<&'a str>,
+    country_code: Option<&'a str>,
+    region_code: Option<&'a str>,
+    state1: Option<&'a str>,
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+    autonomous_system_number: Option<u32>,
+}
+
+impl Flat<'_> {
+    fn place(&self) -> Place {
+        let country = self.country_code.and_then(Country::new);
+        let named = || subdivision::by_name(country?, self.state1?);
+        Place {
+            continent: self.continent_code.and_then(|code| code.parse().ok()),
+            country,
+            subdivision: self.region_code.and_then(Subdivision::new).or_else(named),
+            coordinates: coordinates(self.latitude, self.longitude),
+            asn: self.autonomous_system_number,
+        }
+    }
+}
+
+fn coordinates(latitude: Option<f64>, longitude: Option<f64>) -> Option<Coordinates> {
+    Coordinates::new(latitude?, longitude?)
+}
