@@ -4,11 +4,16 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
-    meta::{Candidate, Meta},
+    conditional,
+    directives::RequestDirectives,
+    freshness::Governing,
+    meta::{Candidate, Content, Meta, Reuse},
+    range, revalidate,
     rules::Rules,
+    stale, storing,
     time::Timestamp,
 };
 
@@ -19,12 +24,17 @@ pub struct Request<'a> {
     pub method: &'a Method,
     /// Its fields, as received.
     pub headers: &'a HeaderMap,
+    /// What it wishes of caches.
+    pub directives: RequestDirectives,
+    /// Whether a readable `Range` is in force.
+    pub has_range: bool,
 }
 
 impl<'a> Request<'a> {
     /// Digests the fields that decisions read.
     pub fn new(method: &'a Method, headers: &'a HeaderMap) -> Request<'a> {
-        Request { method, headers }
+        let has_range = *method == Method::GET && range::parse(headers).is_some();
+        Request { method, headers, directives: RequestDirectives::read(headers), has_range }
     }
 }
 
@@ -74,9 +84,11 @@ pub enum Precondition {
 pub struct Revalidate {
     /// Which candidate is being validated.
     pub index: usize,
-    /// `If-None-Match` and `If-Modified-Since` to send; the client's own conditions and `Range` are
-    /// not sent.
+    /// `If-None-Match` and `If-Modified-Since` to send in place of the client's own conditions. Empty
+    /// where nothing identifies what is stored, and for HEAD, whose answer is compared instead.
     pub conditions: HeaderMap,
+    /// What becomes of the client's `Range`.
+    pub range: Range,
     /// What may be done if the origin fails.
     pub stale: StalePermit,
     /// Why the origin is asked.
@@ -99,6 +111,18 @@ pub struct Fetch {
     pub forward: Forward,
     /// Whether other requests for the same key may wait for this one's answer.
     pub collapse: Collapse,
+    /// What becomes of the client's `Range`. A store that fetches whole objects (or chunks of its own
+    /// choice) may send none where this says [`Range::AsAsked`], and then collapse too.
+    pub range: Range,
+}
+
+/// What becomes of the client's `Range` on the way to the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// Not sent: the whole is asked for.
+    Dropped,
+    /// Sent with its `If-Range`: the answer may be a 206.
+    AsAsked,
 }
 
 /// Request collapsing (RFC 9111 §4, "Collapsed requests").
@@ -136,7 +160,7 @@ pub struct Asked<'a> {
     pub request: &'a Request<'a>,
     /// The site's rules.
     pub rules: &'a Rules,
-    /// The target in absolute form, normalised: `http://host/path?query`.
+    /// The target in absolute form (`http://host[:port]/path?query`), for `Content-Location`.
     pub uri: &'a str,
     /// When it was sent to the origin.
     pub request_time: Timestamp,
@@ -155,17 +179,34 @@ pub enum Verdict {
     Pass {
         /// Why it is not stored.
         reason: Refusal,
+        /// What becomes of the stored response that was being validated.
+        validated: Validated,
         /// For so long, requests for the key do not wait for each other (their answers are judged
         /// and may be stored). Zero: nothing is remembered.
         uncollapsed: Duration,
     },
-    /// A 304 that confirms what was validated: store this head in place of its old one, keep
-    /// the content, answer from it.
-    Update(Box<Meta>),
-    /// A 304 that confirms nothing we have: ask again, without conditions.
+    /// What was validated is true (a 304, or a HEAD that describes it): this is its head from now on,
+    /// the content stays. Answer from it.
+    Update {
+        /// The merged head.
+        meta: Box<Meta>,
+        /// Whether it may stay stored: not where the merged fields forbid it.
+        validated: Validated,
+    },
+    /// A 304 that confirms nothing we have: ask again, without conditions, and don't keep what was
+    /// validated.
     AskAgain,
     /// An error, and the validated response may stand in: discard the answer, serve that.
     ServeStale,
+}
+
+/// The fate of the stored response that was being validated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validated {
+    /// It stays as it is.
+    Keep,
+    /// The origin has something else now: remove it.
+    Remove,
 }
 
 /// Why a response is not stored (RFC 9111 §3).
@@ -207,23 +248,187 @@ pub enum Failure {
 /// Says what to do about `request`, given all that is stored under its key.
 ///
 /// Costs one pass over `candidates`, comparing the fields their `Vary` names.
-pub fn plan(request: &Request<'_>, rules: &Rules, candidates: &[Candidate<'_>], now: Timestamp) -> Plan {
-    let _ = (request, rules, candidates, now);
-    Plan::Pass(Forward::Bypass)
+pub fn plan(request: &Request<'_>, candidates: &[Candidate<'_>], now: Timestamp) -> Plan {
+    if !matches!(*request.method, Method::GET | Method::HEAD) {
+        return Plan::Pass(Forward::Method);
+    }
+    if conditional::is_for_the_origin(request.headers) {
+        return Plan::Pass(Forward::Bypass);
+    }
+    match select(request, candidates, now) {
+        Ok(index) => with_stored(request, &candidates[index], index, now),
+        Err(forward) => without_stored(request, forward),
+    }
+}
+
+/// The most recent of the stored responses that answer this request (RFC 9111 §4).
+fn select(request: &Request<'_>, candidates: &[Candidate<'_>], now: Timestamp) -> Result<usize, Forward> {
+    let mut chosen: Option<(usize, (u64, Timestamp))> = None;
+    let mut missing = if candidates.is_empty() { Forward::UriMiss } else { Forward::VaryMiss };
+    for (index, candidate) in candidates.iter().enumerate() {
+        let meta = candidate.meta;
+        if !meta.vary.matches(request.headers) {
+            continue;
+        }
+        let is_part = matches!(meta.content, Content::Part { .. });
+        if is_part && !(request.has_range && range::within_part(request.headers, meta, now).is_some()) {
+            missing = Forward::Partial;
+            continue;
+        }
+        let recency = (meta.date_secs, meta.response_time);
+        if chosen.is_none_or(|(_, latest)| recency >= latest) {
+            chosen = Some((index, recency));
+        }
+    }
+    chosen.map(|(index, _)| index).ok_or(missing)
+}
+
+fn without_stored(request: &Request<'_>, forward: Forward) -> Plan {
+    if request.directives.only_if_cached {
+        return Plan::GatewayTimeout;
+    }
+    // What may not be stored is not worth waiting for; an answer to HEAD has no content to store.
+    if request.directives.no_store || *request.method == Method::HEAD {
+        return Plan::Pass(forward);
+    }
+    let range = if request.has_range { Range::AsAsked } else { Range::Dropped };
+    let personal = request.headers.contains_key(header::AUTHORIZATION);
+    let collapse = if personal || request.has_range { Collapse::Alone } else { Collapse::Join };
+    Plan::Fetch(Fetch { forward, collapse, range })
+}
+
+fn with_stored(request: &Request<'_>, candidate: &Candidate<'_>, index: usize, now: Timestamp) -> Plan {
+    let meta = candidate.meta;
+    let wishes = &request.directives;
+    let stale_from = stale::stale_from(candidate);
+    let fresh = now < stale_from && meta.reuse != Reuse::AfterValidation;
+    let age = meta.age(now);
+    // A page that never changes is not validated on an ordinary reload (RFC 8246 §2).
+    let young_enough = wishes.max_age.secs().is_none_or(|secs| age <= Duration::from_secs(secs))
+        || (fresh && meta.immutable);
+    let min_fresh = Duration::from_secs(wishes.min_fresh.secs().unwrap_or(0));
+    let fresh_enough = wishes.min_fresh.secs().is_none() || stale_from.since(now) >= min_fresh;
+    let acceptable = !wishes.no_cache && young_enough;
+    let refresh = |forward| Revalidate {
+        index,
+        conditions: conditions(request, meta),
+        range: if matches!(meta.content, Content::Part { .. }) { Range::AsAsked } else { Range::Dropped },
+        stale: stale::if_error(candidate, wishes, now),
+        forward,
+    };
+    let serve = || Serve {
+        index,
+        age_secs: age.as_secs(),
+        ttl_secs: ttl_secs(stale_from, now),
+        precondition: conditional::evaluate(request.method, request.headers, meta, now),
+    };
+    if fresh && acceptable && fresh_enough {
+        return Plan::Serve(serve());
+    }
+    if !fresh && acceptable && meta.reuse == Reuse::Freely && wishes.min_fresh.secs().is_none() {
+        if stale::client_accepts(candidate, wishes, now) {
+            return Plan::Serve(serve());
+        }
+        if stale::while_revalidate(candidate, now) {
+            return Plan::ServeAndRefresh(serve(), refresh(Forward::Stale));
+        }
+    }
+    if wishes.only_if_cached {
+        return Plan::GatewayTimeout;
+    }
+    Plan::Revalidate(refresh(if fresh { Forward::Request } else { Forward::Stale }))
+}
+
+fn conditions(request: &Request<'_>, stored: &Meta) -> HeaderMap {
+    if *request.method == Method::HEAD { HeaderMap::new() } else { revalidate::conditions(stored) }
+}
+
+fn ttl_secs(stale_from: Timestamp, now: Timestamp) -> i64 {
+    let (left, past) = (stale_from.since(now), now.since(stale_from));
+    let secs = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    secs(left) - secs(past)
+}
+
+/// What serving this head now would look like: after an update, or of a response that just
+/// arrived and has preconditions to meet.
+pub fn serve(request: &Request<'_>, meta: &Meta, index: usize, now: Timestamp) -> Serve {
+    Serve {
+        index,
+        age_secs: meta.age(now).as_secs(),
+        ttl_secs: ttl_secs(stale::stale_from(&Candidate { meta, stale_since: None }), now),
+        precondition: conditional::evaluate(request.method, request.headers, meta, now),
+    }
 }
 
 /// Says what becomes of the origin's final answer. `headers` are as received.
 pub fn judge(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap) -> Verdict {
-    let _ = (asked, status, headers);
-    Verdict::Pass { reason: Refusal::Status, uncollapsed: Duration::ZERO }
+    if let Some((candidate, permit)) = &asked.validating {
+        if stale::is_failure(status) && permits(*permit, asked.response_time) {
+            return Verdict::ServeStale;
+        }
+        if let Some(verdict) = validated(asked, status, headers, candidate.meta) {
+            return verdict;
+        }
+    }
+    match storing::head(asked, status, headers) {
+        Ok(meta) => Verdict::Store(Box::new(meta)),
+        Err(reason) => {
+            // An error says nothing about what is stored; anything else replaces it.
+            let speaks_for_get = *asked.request.method == Method::GET && !status.is_server_error();
+            let validated = if speaks_for_get { Validated::Remove } else { Validated::Keep };
+            Verdict::Pass { reason, validated, uncollapsed: storing::uncollapsed(reason) }
+        }
+    }
 }
 
-/// Says what to do when the origin gave no answer: [`Verdict::ServeStale`], or nothing but the
-/// error of this status.
+/// A 304 to our conditions (RFC 9111 §4.3.3), or a 200 to HEAD (§4.3.5).
+fn validated(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap, stored: &Meta) -> Option<Verdict> {
+    let is_head = *asked.request.method == Method::HEAD;
+    if is_head && status == StatusCode::OK {
+        let outdated = Verdict::Pass {
+            reason: Refusal::Method,
+            validated: Validated::Remove,
+            uncollapsed: Duration::ZERO,
+        };
+        return Some(match revalidate::describes(asked, headers, stored) {
+            true => update(asked, headers, stored).unwrap_or(outdated),
+            false => outdated,
+        });
+    }
+    if is_head || status != StatusCode::NOT_MODIFIED {
+        return None;
+    }
+    if !revalidate::confirms(asked, headers, stored) {
+        return Some(Verdict::AskAgain);
+    }
+    Some(update(asked, headers, stored).unwrap_or(Verdict::AskAgain))
+}
+
+fn update(asked: &Asked<'_>, headers: &HeaderMap, stored: &Meta) -> Option<Verdict> {
+    let meta = revalidate::merge(asked, headers, stored).ok()?;
+    let forbidden = storing::forbids(&Governing::read(&meta.headers));
+    let validated = if forbidden { Validated::Remove } else { Validated::Keep };
+    Some(Verdict::Update { meta: Box::new(meta), validated })
+}
+
+/// Says what to do when the origin gave no answer.
+///
+/// # Errors
+/// The status to answer with, where nothing stored may stand in: 504 also where a stored
+/// response insists on validation (RFC 9111 §5.2.2.2).
 pub fn origin_failed(asked: &Asked<'_>, failure: Failure) -> Result<Verdict, StatusCode> {
-    let _ = asked;
+    if let Some((_, permit)) = &asked.validating {
+        if permits(*permit, asked.response_time) {
+            return Ok(Verdict::ServeStale);
+        }
+        return Err(StatusCode::GATEWAY_TIMEOUT);
+    }
     Err(match failure {
         Failure::Unreachable => StatusCode::BAD_GATEWAY,
         Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
     })
+}
+
+fn permits(permit: StalePermit, now: Timestamp) -> bool {
+    matches!(permit, StalePermit::Until(until) if now < until)
 }

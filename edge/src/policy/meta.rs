@@ -35,6 +35,8 @@ pub struct Meta {
     pub stale_if_error: Duration,
     /// How much may be done without asking the origin.
     pub reuse: Reuse,
+    /// `immutable` (RFC 8246): while fresh, a request's `max-age` does not cause a validation.
+    pub immutable: bool,
     /// Secondary key.
     pub vary: Vary,
     /// Entity tag and modification date.
@@ -69,9 +71,10 @@ pub struct Validators {
 /// An entity tag (RFC 9110 §8.8.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntityTag {
-    /// Whether it is prefixed `W/`.
+    /// Whether it is prefixed `W/`, or no well-formed tag at all: then it may still be compared with
+    /// what clients send back, but proves no identity of bytes.
     pub weak: bool,
-    /// Between the quotes.
+    /// As written, quotes included, without `W/`.
     pub opaque: Box<[u8]>,
 }
 

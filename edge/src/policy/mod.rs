@@ -5,28 +5,41 @@
 //!
 //! 1. [`key::Target`] turns a request's URI into the one spelling that the key, the rules and the
 //!    origin all see; [`key::CacheKey`] is the primary key.
-//! 2. [`Request`] digests a request's fields once; [`plan`] looks at it, at the site's [`Rules`]
-//!    and at everything stored under the key, and says what to do ([`Plan`]).
-//! 3. When the origin's head is there, [`judge`] says what becomes of it ([`Verdict`]): stored as
+//! 2. [`Request`] digests a request's fields once; [`plan`] looks at it and at everything stored under
+//!    the key, and says what to do ([`Plan`]).
+//! 3. When the origin's head is there, [`judge`], knowing the site's [`Rules`], says what becomes of it ([`Verdict`]): stored as
 //!    [`Meta`], merged into what is stored, passed on, or answered with a stale response.
 //!    [`origin_failed`] says the same of an origin that gave no answer.
-//! 4. `headers` makes the fields that go upstream and downstream, `status` the account of it all,
-//!    `invalidate` names what an unsafe request made untrue.
+//! 4. [`headers`] makes the fields that go upstream and downstream, [`range`] says which part of the
+//!    content, [`status::CacheStatus`] is the account of it all, and [`invalidate`] names what an unsafe
+//!    request made untrue.
 //!
 //! Invariant: no decision ever makes a response fresher than its origin said, and whatever can't
 //! be understood is decided towards asking the origin.
 
+pub mod conditional;
+pub mod date;
 pub mod decide;
+pub mod directives;
+pub mod freshness;
+pub mod headers;
+pub mod invalidate;
 pub mod key;
 pub mod meta;
+pub mod range;
+pub mod revalidate;
 pub mod rules;
+pub mod stale;
+pub mod status;
+pub mod storing;
+pub mod structured;
 pub mod time;
 pub mod vary;
 
 pub use self::{
     decide::{
-        Asked, Collapse, Failure, Fetch, Forward, Plan, Precondition, Refusal, Request, Revalidate, Serve,
-        StalePermit, Verdict, judge, origin_failed, plan,
+        Asked, Collapse, Failure, Fetch, Forward, Plan, Precondition, Range, Refusal, Request, Revalidate,
+        Serve, StalePermit, Validated, Verdict, judge, origin_failed, plan, serve,
     },
     key::{CacheKey, Target},
     meta::{Candidate, Content, Meta},

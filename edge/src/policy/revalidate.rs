@@ -1,0 +1,107 @@
+//! Asking whether a stored response is still true, and merging the answer (RFC 9111 §4.3).
+//!
+//! All validators known are sent. A 304 freshens only what it confirms: its own validators,
+//! where it has any, must be those of the stored response. Framing is never merged: the content that
+//! is kept keeps its length.
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+use super::{
+    date,
+    decide::{Asked, Refusal},
+    freshness::Governing,
+    headers,
+    meta::{Content, Meta, Validators},
+    storing,
+};
+
+/// Fields of a 304 or HEAD answer that describe its own message, not the stored content (§3.2).
+const NOT_MERGED: [HeaderName; 3] = [header::CONTENT_LENGTH, header::CONTENT_RANGE, header::TRAILER];
+
+/// The conditions that ask for a 304 if `stored` is still true (§4.3.1); empty: it has no validator.
+pub fn conditions(stored: &Meta) -> HeaderMap {
+    let mut conditions = HeaderMap::with_capacity(2);
+    if stored.validators.etag.is_some()
+        && let Some(etag) = stored.headers.get(header::ETAG)
+    {
+        conditions.insert(header::IF_NONE_MATCH, etag.clone());
+    }
+    if stored.validators.last_modified_secs.is_some()
+        && let Some(modified) = stored.headers.get(header::LAST_MODIFIED)
+    {
+        conditions.insert(header::IF_MODIFIED_SINCE, modified.clone());
+    }
+    conditions
+}
+
+/// Whether a 304 with these fields is about `stored` (§4.3.4).
+///
+/// A strong validator must match strongly, a weak one weakly; a 304 without any answers the only
+/// question that was asked.
+pub fn confirms(asked: &Asked<'_>, not_modified: &HeaderMap, stored: &Meta) -> bool {
+    let theirs = Validators::read(not_modified, stored.date_secs, asked.response_time);
+    let ours = &stored.validators;
+    match (&theirs.etag, &ours.etag) {
+        (Some(theirs), Some(ours)) if theirs.weak => theirs.matches_weakly(ours),
+        (Some(theirs), Some(ours)) => theirs.matches_strongly(ours),
+        (Some(_), None) => false,
+        (None, _) => {
+            theirs.last_modified_secs.is_none() || theirs.last_modified_secs == ours.last_modified_secs
+        }
+    }
+}
+
+/// Whether an answer to HEAD describes `stored` (§4.3.5): every validator and length it names is ours.
+pub fn describes(asked: &Asked<'_>, head: &HeaderMap, stored: &Meta) -> bool {
+    let date_secs = super::freshness::date_secs(head, asked.response_time);
+    let theirs = Validators::read(head, date_secs, asked.response_time);
+    let ours = &stored.validators;
+    let same_etag = theirs.etag.is_none() || theirs.etag == ours.etag;
+    let same_date =
+        theirs.last_modified_secs.is_none() || theirs.last_modified_secs == ours.last_modified_secs;
+    let length = head.get(header::CONTENT_LENGTH);
+    let same_length = length.is_none() || length == stored.headers.get(header::CONTENT_LENGTH);
+    same_etag && same_date && same_length
+}
+
+/// The stored head with the fields of `newer` in place of its own (§3.2), digested as if it had just
+/// arrived.
+///
+/// # Errors
+/// [`Refusal`] where the merged head could not be selected again (`Vary: *`).
+pub fn merge(asked: &Asked<'_>, newer: &HeaderMap, stored: &Meta) -> Result<Meta, Refusal> {
+    let mut fields = headers::end_to_end(newer);
+    for name in &NOT_MERGED {
+        fields.remove(name);
+    }
+    let mut merged = stored.headers.clone();
+    // Age and Date are of the message that brought the news.
+    merged.remove(header::DATE);
+    for name in fields.keys() {
+        merged.remove(name);
+    }
+    for (name, value) in &fields {
+        merged.append(name, value.clone());
+    }
+    if !merged.contains_key(header::DATE) {
+        merged.insert(header::DATE, date::format(asked.response_time.secs()));
+    }
+    let governing = Governing::read(&merged);
+    let mut meta = storing::digest(asked, status_of_whole(stored), &merged, &governing)?;
+    meta.status = stored.status;
+    meta.content = stored.content.clone();
+    if let (Content::Whole { .. }, Some(length)) =
+        (&stored.content, stored.headers.get(header::CONTENT_LENGTH))
+    {
+        meta.headers.insert(header::CONTENT_LENGTH, length.clone());
+    }
+    Ok(meta)
+}
+
+/// The status to digest under: a stored part is not judged a second time as a 206.
+fn status_of_whole(stored: &Meta) -> StatusCode {
+    match stored.content {
+        Content::Whole { .. } => stored.status,
+        Content::Part { .. } => StatusCode::OK,
+    }
+}
