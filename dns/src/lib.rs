@@ -3,5 +3,7 @@
 pub mod answer;
 pub mod clock;
 pub mod health;
+pub mod rrl;
 pub mod steering;
+pub mod wire;
 pub mod transport;

@@ -314,13 +314,14 @@ impl Zone {
 
     /// Answers `name`, which is at or below the origin.
     ///
-    /// Every alias on the way is handed to `link` in order, with the name it leads to; on return
-    /// `name` holds the name the outcome is about.
+    /// Every alias on the way is handed to `link` in order, with the name it leads to (`None` if
+    /// that would be too long, which ends in [`End::YxDomain`]); on return `name` holds the name the
+    /// outcome is about.
     pub fn lookup<'z>(
         &'z self,
         name: &mut NameBuf,
         rtype: Rtype,
-        mut link: impl FnMut(Link<'z>, &NameBuf),
+        mut link: impl FnMut(Link<'z>, Option<&NameBuf>),
     ) -> End<'z> {
         let mut passed = Passed::default();
         loop {
@@ -335,7 +336,7 @@ impl Zone {
                 Link::Dname { owner, rrset } => (rrset, name.label_count() - owner.labels().count()),
             };
             let fits = name.substitute(kept, set.first()).is_ok();
-            link(alias, name);
+            link(alias, fits.then_some(&*name));
             if !fits {
                 return End::YxDomain;
             }
@@ -611,6 +612,7 @@ dloop        DNAME dloop
                 Link::Cname(_) => "cname".to_string(),
                 Link::Dname { owner, .. } => format!("dname({owner})"),
             };
+            let target = target.map_or("-".into(), ToString::to_string);
             said.push_str(&format!("{kind} {target} "));
         });
         said.push_str(&match end {

@@ -8,14 +8,21 @@
 //! [`Scratch`] is what one worker needs again and again; it carries nothing from one query to the
 //! next.
 
-use std::net::SocketAddr;
+pub mod cookie;
+mod sections;
+
+use std::net::{IpAddr, SocketAddr};
 
 use nearside_zones::{NameBuf, Zones};
 
 use crate::{
     health::state::Moment,
+    rrl::{Decision, Kind, Rrl},
     steering::{Client, ServiceId, Steered, Table},
+    wire::{self, Ede, Edns, Message, Names, Opt, PLAIN_UDP_BYTES, Query, Rcode, Refusal, Reject, flags},
 };
+
+use cookie::{CookieKeys, Worth};
 
 /// How the query came in: decides sizes, truncation and cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +95,17 @@ pub struct Context<'a> {
     pub identity: &'a Identity,
     /// Sizes.
     pub limits: Limits,
+    /// Secrets of DNS cookies; `None`: the option is ignored, as a server without cookies does.
+    pub cookies: Option<&'a CookieKeys>,
+    /// Response rate limiting; `None`: there is none.
+    pub rrl: Option<&'a Rrl>,
 }
 
 /// Storage one worker reuses for every query.
 #[derive(Default)]
 pub struct Scratch {
     name: NameBuf,
+    names: Names,
 }
 
 /// What became of a query: the rcode of its answer, or why there is none.
@@ -115,8 +127,28 @@ pub enum Verdict {
     NotImp,
     Refused,
     YxDomain,
+    NotAuth,
     BadVers,
     BadCookie,
+}
+
+impl Verdict {
+    fn rcode(self) -> Rcode {
+        match self {
+            Self::NoError | Self::NoData | Self::Referral | Self::Dropped | Self::RateLimited => {
+                Rcode::NOERROR
+            }
+            Self::NxDomain => Rcode::NXDOMAIN,
+            Self::FormErr => Rcode::FORMERR,
+            Self::ServFail => Rcode::SERVFAIL,
+            Self::NotImp => Rcode::NOTIMP,
+            Self::Refused => Rcode::REFUSED,
+            Self::YxDomain => Rcode::YXDOMAIN,
+            Self::NotAuth => Rcode::NOTAUTH,
+            Self::BadVers => Rcode::BADVERS,
+            Self::BadCookie => Rcode::BADCOOKIE,
+        }
+    }
 }
 
 /// What [`respond`] did.
@@ -149,13 +181,174 @@ pub fn respond(
     now: Moment,
     out: &mut [u8],
 ) -> Outcome {
-    let _ = (context, scratch, query, source, transport, now, out);
+    let Scratch { name, names } = scratch;
+    let worker = Worker { context, source: source.ip(), transport, now };
+    match Query::parse(query, name) {
+        Ok(query) => worker.answer(&query, name, names, out),
+        Err(reject) => worker.refuse(&reject, names, out),
+    }
+}
+
+/// What is known before the query is read.
+struct Worker<'a> {
+    context: &'a Context<'a>,
+    source: IpAddr,
+    transport: Transport,
+    now: Moment,
+}
+
+/// What is said beside the sections.
+#[derive(Clone, Copy, Debug)]
+struct Reply {
+    verdict: Verdict,
+    authoritative: bool,
+    truncated: bool,
+    /// SCOPE PREFIX-LENGTH: 0 unless a service decided (RFC 7871 section 7.2.1).
+    scope: u8,
+    error: Option<(Ede, &'static str)>,
+    service: Option<ServiceId>,
+    all_down: bool,
+    kind: Kind,
+}
+
+impl Reply {
+    fn new(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            authoritative: false,
+            truncated: false,
+            scope: 0,
+            error: None,
+            service: None,
+            all_down: false,
+            kind: Kind::Error,
+        }
+    }
+
+    fn because(verdict: Verdict, code: Ede, text: &'static str) -> Self {
+        Self { error: Some((code, text)), ..Self::new(verdict) }
+    }
+}
+
+impl Worker<'_> {
+    fn answer(&self, query: &Query<'_>, name: &mut NameBuf, names: &mut Names, out: &mut [u8]) -> Outcome {
+        let cookie = self.cookie(query.edns.as_ref());
+        let opt = self.opt(query.edns.as_ref(), cookie);
+        let limit = self.limit(query.edns.as_ref());
+        let reserved = opt.as_ref().map_or(0, Opt::bytes);
+        // A buffer that cannot hold the question has no answer.
+        let Ok(mut message) = Message::begin(out, limit, reserved, query.head, names) else {
+            return outcome(0, &Reply::new(Verdict::Dropped), query.edns.as_ref());
+        };
+        let mut reply = sections::write(self.context, query, name, self.source, &mut message);
+        match self.limited(&reply, cookie) {
+            Decision::Pass => {}
+            Decision::Drop => return outcome(0, &Reply::new(Verdict::RateLimited), query.edns.as_ref()),
+            Decision::Slip => {
+                message.clear();
+                // A client that speaks cookies proves itself with one round trip instead of a
+                // connection (RFC 7873 section 5.2.3).
+                let verdict = if cookie.is_some() { Verdict::BadCookie } else { Verdict::RateLimited };
+                reply = Reply { truncated: cookie.is_none(), ..Reply::new(verdict) };
+            }
+        }
+        let bytes = finish(message, query.flags, &reply, opt);
+        outcome(bytes, &reply, query.edns.as_ref())
+    }
+
+    fn refuse(&self, reject: &Reject<'_>, names: &mut Names, out: &mut [u8]) -> Outcome {
+        let verdict = match reject.refusal {
+            Refusal::Drop => Verdict::Dropped,
+            Refusal::FormErr => Verdict::FormErr,
+            Refusal::NotImp => Verdict::NotImp,
+            Refusal::BadVers => Verdict::BadVers,
+            Refusal::NotAuth => Verdict::NotAuth,
+        };
+        let edns = reject.edns.as_ref();
+        let reply = match verdict {
+            Verdict::NotImp => Reply::because(verdict, Ede::NotSupported, "this opcode is not supported"),
+            _ => Reply::new(verdict),
+        };
+        if verdict == Verdict::Dropped {
+            return outcome(0, &reply, edns);
+        }
+        if self.limited(&reply, None) != Decision::Pass {
+            return outcome(0, &Reply::new(Verdict::RateLimited), edns);
+        }
+        let opt = self.opt(edns, None);
+        let reserved = opt.as_ref().map_or(0, Opt::bytes);
+        let flags = u16::from_be_bytes([reject.head[2], reject.head[3]]);
+        match Message::begin(out, self.limit(edns), reserved, reject.head, names) {
+            Ok(message) => outcome(finish(message, flags, &reply, opt), &reply, edns),
+            Err(_) => outcome(0, &Reply::new(Verdict::Dropped), edns),
+        }
+    }
+
+    /// Octets of the whole message.
+    fn limit(&self, edns: Option<&Edns<'_>>) -> usize {
+        match (self.transport, edns) {
+            (Transport::Stream, _) => usize::from(u16::MAX),
+            (Transport::Udp, None) => PLAIN_UDP_BYTES,
+            // RFC 6891 section 6.2.3: a client that offers less than 512 takes 512.
+            (Transport::Udp, Some(edns)) => {
+                usize::from(edns.payload.min(self.context.limits.udp_bytes_max)).max(PLAIN_UDP_BYTES)
+            }
+        }
+    }
+
+    fn cookie(&self, edns: Option<&Edns<'_>>) -> Option<(Worth, [u8; 16])> {
+        let cookie = edns?.cookie?;
+        Some(self.context.cookies?.answer(&cookie.client, cookie.server, self.source, self.now))
+    }
+
+    fn opt<'e>(&'e self, edns: Option<&Edns<'e>>, cookie: Option<(Worth, [u8; 16])>) -> Option<Opt<'e>> {
+        let query = *edns?;
+        let stream = self.transport == Transport::Stream;
+        Some(Opt {
+            query,
+            payload: self.context.limits.udp_bytes_max,
+            nsid: self.context.identity.nsid.as_deref().filter(|_| query.nsid),
+            scope: 0,
+            cookie: cookie.map(|(_, server)| server),
+            // RFC 7828 section 3.2.2: said on streams only, to clients that ask.
+            keepalive_100ms: (stream && query.keepalive.is_some())
+                .then_some(self.context.limits.keepalive_100ms),
+            error: None,
+        })
+    }
+
+    fn limited(&self, reply: &Reply, cookie: Option<(Worth, [u8; 16])>) -> Decision {
+        match self.context.rrl {
+            Some(rrl)
+                if self.transport == Transport::Udp
+                    && cookie.is_none_or(|(worth, _)| worth != Worth::Good) =>
+            {
+                rrl.decide(self.source, reply.kind, self.now)
+            }
+            _ => Decision::Pass,
+        }
+    }
+}
+
+fn finish(message: Message<'_>, query_flags: u16, reply: &Reply, opt: Option<Opt<'_>>) -> usize {
+    let mut flags = wire::answer_flags(query_flags);
+    if reply.authoritative {
+        flags |= flags::AA;
+    }
+    if reply.truncated {
+        flags |= flags::TC;
+    }
+    let opt = opt.map(|opt| Opt { scope: reply.scope, error: reply.error, ..opt });
+    message.finish(flags, reply.verdict.rcode(), opt.as_ref())
+}
+
+fn outcome(bytes: usize, reply: &Reply, edns: Option<&Edns<'_>>) -> Outcome {
     Outcome {
-        bytes: 0,
-        verdict: Verdict::Dropped,
-        truncated: false,
-        service: None,
-        all_down: false,
-        client_subnet: false,
+        bytes,
+        verdict: reply.verdict,
+        truncated: reply.truncated,
+        service: reply.service,
+        all_down: reply.all_down,
+        client_subnet: edns.is_some_and(|edns| edns.client_subnet.is_some()),
     }
 }
