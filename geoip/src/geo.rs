@@ -62,7 +62,7 @@ pub struct Located {
     pub place: Place,
     /// City, for people.
     pub city: Option<String>,
-    /// The network around the address for which all sources say this.
+    /// The smallest network around the address that one of the sources names.
     pub network: Prefix,
     /// Who knew, in order of precedence; empty if nobody did.
     pub sources: Vec<Source>,
@@ -161,10 +161,16 @@ impl Geo {
         labels: &[(Prefix, u32)],
         value: impl FnMut(&Spot) -> u32,
     ) -> Result<Map, DatabaseError> {
-        let mut cursors = vec![
-            Cursor::new(Feed::Labels(flatten(labels.iter().copied(), u32::min).into_iter())),
-            Cursor::new(Feed::Operator(self.operator_ranges().into_iter(), &self.operator)),
-        ];
+        let mut cursors = Vec::with_capacity(4 + self.databases.len());
+        // A source that is empty would only be asked a million times for nothing.
+        if !labels.is_empty() {
+            let ranges = flatten(labels.iter().copied(), u32::min);
+            cursors.push(Cursor::new(Feed::Labels(ranges.into_iter())));
+        }
+        if !self.operator.is_empty() {
+            let ranges = self.operator_ranges().into_iter();
+            cursors.push(Cursor::new(Feed::Operator(ranges, &self.operator)));
+        }
         for database in &self.databases {
             cursors.push(Cursor::new(Feed::Database(Box::new(database.ranges()?))));
         }
@@ -377,4 +383,253 @@ fn spot(records: &[u32], cursors: &[Cursor<'_>]) -> Spot {
         }
     }
     spot
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use mmdb_writer::{IpVersion, RecordSize, Writer, ipnet::IpNet};
+    use serde::Serialize;
+
+    use super::*;
+    use crate::place::{Continent, Coordinates, Country};
+
+    /// Addresses tried per differential test, over both families.
+    const SAMPLES: u32 = 500_000;
+
+    #[derive(Serialize)]
+    struct FlatRecord {
+        country_code: &'static str,
+        latitude: f32,
+        longitude: f32,
+    }
+
+    #[derive(Serialize)]
+    struct AsnRecord {
+        autonomous_system_number: u32,
+    }
+
+    #[derive(Serialize)]
+    struct Code {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        iso_code: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<&'static str>,
+    }
+
+    #[derive(Serialize)]
+    struct NestedLocation {
+        latitude: f64,
+        longitude: f64,
+    }
+
+    #[derive(Serialize)]
+    struct NestedRecord {
+        continent: Code,
+        country: Code,
+        location: NestedLocation,
+        subdivisions: Vec<Code>,
+    }
+
+    const COUNTRIES: [&str; 8] = ["DE", "FR", "US", "BR", "JP", "AU", "ZA", "IN"];
+
+    fn flat(number: usize) -> FlatRecord {
+        let country_code = COUNTRIES[number % 8];
+        let point = Country::new(country_code).unwrap().centroid();
+        FlatRecord { country_code, latitude: point.latitude, longitude: point.longitude }
+    }
+
+    fn nested(number: usize) -> NestedRecord {
+        let country = COUNTRIES[number % 8];
+        let point = Country::new(country).unwrap().centroid();
+        NestedRecord {
+            continent: Code { iso_code: None, code: Some(Country::new(country).unwrap().continent().code()) },
+            country: Code { iso_code: Some(country), code: None },
+            location: NestedLocation { latitude: point.latitude.into(), longitude: point.longitude.into() },
+            subdivisions: vec![Code { iso_code: Some("NW"), code: None }],
+        }
+    }
+
+    /// Random networks of both families, many of them neighbours or nested.
+    fn networks(rng: &mut fastrand::Rng, count: usize, version: IpVersion) -> Vec<IpNet> {
+        let mut nets = Vec::new();
+        while nets.len() < count {
+            let v4 = Ipv4Addr::from_bits(rng.u32(..) & 0x1f3f_ffff);
+            let v6 = Ipv6Addr::from_bits(0x2 << 124 | u128::from(rng.u64(..) & 0x01f0_ff3f_ffff_ffff) << 64);
+            nets.push(match version {
+                IpVersion::V6 if rng.bool() => IpNet::new(v6.into(), rng.u8(12..=56)).unwrap(),
+                _ => IpNet::new(v4.into(), rng.u8(8..=28)).unwrap(),
+            });
+        }
+        nets
+    }
+
+    fn write<R: Serialize>(
+        dir: &tempfile::TempDir,
+        name: &str,
+        writer: Writer,
+        nets: Vec<IpNet>,
+        record: impl Fn(usize) -> R,
+    ) -> PathBuf {
+        let mut writer = writer;
+        for (number, net) in nets.into_iter().enumerate() {
+            writer.insert(net, &record(number)).unwrap();
+        }
+        let path = dir.path().join(name);
+        std::fs::write(&path, writer.to_bytes().unwrap()).unwrap();
+        path
+    }
+
+    /// Any address, those near network borders more often.
+    fn sample(rng: &mut fastrand::Rng) -> IpAddr {
+        match rng.u8(0..8) {
+            0 => Ipv4Addr::from_bits(rng.u32(..)).into(),
+            1..4 => Ipv4Addr::from_bits(rng.u32(..) & 0x1f3f_ffff).into(),
+            4 => Ipv6Addr::from_bits(0x2 << 124 | rng.u128(..) >> 4).into(),
+            5 => Ipv6Addr::from_bits(rng.u128(..) >> rng.u8(0..120)).into(),
+            _ => {
+                let head = u128::from(rng.u64(..) & 0x01f0_ff3f_ffff_ffff) << 64;
+                Ipv6Addr::from_bits(0x2 << 124 | head | u128::from(rng.u64(..))).into()
+            }
+        }
+    }
+
+    /// Gives every distinct spot a number, so that a map can be asked what it was decided on.
+    #[derive(Default)]
+    struct Recorder(Vec<Spot>);
+
+    impl Recorder {
+        fn number(&mut self, spot: &Spot) -> u32 {
+            let known = self.0.iter().position(|s| s == spot);
+            known.unwrap_or_else(|| {
+                self.0.push(*spot);
+                self.0.len() - 1
+            }) as u32
+        }
+    }
+
+    /// Every sampled address: map = what the sources say one by one, for the whole scope.
+    fn differential(geo: &Geo, seed: u64, samples: u32) {
+        let mut recorder = Recorder::default();
+        let map = geo.compile(&[], |spot| recorder.number(spot)).unwrap();
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..samples {
+            let addr = sample(&mut rng);
+            let hit = map.lookup(addr);
+            let located = geo.locate(addr).unwrap();
+            let spot = recorder.0[hit.value as usize];
+            assert_eq!(spot.place, located.place, "{addr} (seed {seed})");
+            let special = crate::map::special(addr).is_some() && !located.place.is_known();
+            assert_eq!(spot.reach == Reach::Special, special, "{addr} (seed {seed})");
+            // The sources' own network has one place all over, so the map's scope holds it, unless
+            // a block that means something else lies inside.
+            let scope = Prefix::containing(addr, hit.scope);
+            let other = ["2002::/16", "2001::/32"].map(|net| net.parse().unwrap());
+            let blocks = SPECIAL.map(|(block, len)| Prefix::containing(block, len));
+            let cut = other
+                .iter()
+                .chain(&blocks)
+                .any(|&net| located.network.covers(net) || net.covers(located.network));
+            assert!(cut || scope.covers(located.network), "{addr}: {scope} {}", located.network);
+        }
+    }
+
+    #[test]
+    fn map_equals_plain_lookups_flat() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rng = fastrand::Rng::with_seed(1);
+        let v4 = Writer::builder("v4").ip_version(IpVersion::V4).build();
+        let v6 = Writer::builder("v6").record_size(RecordSize::Bits28).build();
+        let nets = networks(&mut rng, 20_000, IpVersion::V4);
+        let (v4_nets, v6_nets) = (nets, networks(&mut rng, 20_000, IpVersion::V6));
+        let v6_nets = v6_nets.into_iter().filter(|net| net.addr().is_ipv6()).collect();
+        let files = [write(&dir, "v4.mmdb", v4, v4_nets, flat), write(&dir, "v6.mmdb", v6, v6_nets, flat)];
+        differential(&Geo::open(&files, vec![]).unwrap(), 2, SAMPLES);
+    }
+
+    #[test]
+    fn map_equals_plain_lookups_nested_joined_with_asn() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rng = fastrand::Rng::with_seed(3);
+        let nets = networks(&mut rng, 10_000, IpVersion::V6);
+        let asn_nets = networks(&mut rng, 10_000, IpVersion::V6);
+        let files = [
+            write(&dir, "asn.mmdb", Writer::new("ASN"), asn_nets, |number| AsnRecord {
+                autonomous_system_number: 64500 + number as u32 % 4,
+            }),
+            write(&dir, "city.mmdb", Writer::new("City"), nets, nested),
+        ];
+        let here = Place { country: Country::new("IS"), ..Place::default() };
+        let there = Place { country: Country::new("NZ"), ..Place::default() };
+        let operator = vec![
+            ("16.0.0.0/6".parse().unwrap(), here),
+            ("17.1.0.0/16".parse().unwrap(), there),
+            ("2001::/16".parse().unwrap(), here),
+        ];
+        let geo = Geo::open(&files, operator).unwrap();
+        assert_eq!(geo.databases()[0].places(), Places::No);
+        assert_eq!(geo.databases()[1].schema(), database::Schema::Nested);
+        differential(&geo, 4, SAMPLES);
+    }
+
+    #[test]
+    fn builtin_map_equals_the_table() {
+        let mut recorder = Recorder::default();
+        let map = Geo::default().compile(&[], |spot| recorder.number(spot)).unwrap();
+        let ranges: Vec<Range> = builtin::ranges().collect();
+        let mut rng = fastrand::Rng::with_seed(5);
+        for _ in 0..SAMPLES {
+            let addr = sample(&mut rng);
+            if let IpAddr::V6(v6) = addr
+                && embedded_v4(v6).is_some()
+            {
+                continue;
+            }
+            let at = (Family::of(addr), crate::prefix::key_of(addr));
+            let next = ranges.partition_point(|range| (range.family, range.last) < at);
+            let range = ranges.get(next).filter(|range| (range.family, range.first) <= at);
+            let country = range.and_then(|range| builtin::country(range.record));
+            let spot = recorder.0[map.lookup(addr).value as usize];
+            assert_eq!(spot.place.country, country, "{addr}");
+        }
+        assert!(map.bytes() < 16 << 20, "{} bytes", map.bytes());
+    }
+
+    #[test]
+    fn labels_split_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let net = |text: &str| text.parse::<Prefix>().unwrap();
+        let file = write(&dir, "a.mmdb", Writer::new("A"), vec!["11.0.0.0/8".parse().unwrap()], flat);
+        let geo = Geo::open(&[file], vec![]).unwrap();
+        let labels = [(net("11.1.0.0/16"), 3), (net("11.1.2.0/24"), 5), (net("11.1.3.0/24"), 1)];
+        let mut recorder = Recorder::default();
+        let map = geo.compile(&labels, |spot| recorder.number(spot)).unwrap();
+        let label = |addr: &str| recorder.0[map.lookup(addr.parse().unwrap()).value as usize].label;
+        assert_eq!(label("11.2.0.1"), None);
+        assert_eq!(label("11.1.9.1"), Some(3));
+        // Inside a network of a smaller label, a larger one adds nothing.
+        assert_eq!(label("11.1.2.1"), Some(3));
+        assert_eq!(label("11.1.3.1"), Some(1));
+    }
+
+    #[test]
+    fn says_who_knew() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = write(&dir, "a.mmdb", Writer::new("A"), vec!["11.0.0.0/8".parse().unwrap()], flat);
+        let at = Coordinates { latitude: 64.1, longitude: -21.9 };
+        let place = Place { coordinates: Some(at), ..Place::default() };
+        let geo = Geo::open(&[&file], vec![("11.1.0.0/16".parse().unwrap(), place)]).unwrap();
+        let located = geo.locate("11.1.2.3".parse().unwrap()).unwrap();
+        assert_eq!(located.sources, [Source::Operator("11.1.0.0/16".parse().unwrap())]);
+        let located = geo.locate("::ffff:11.2.2.3".parse().unwrap()).unwrap();
+        assert_eq!(located.sources, [Source::Database(file)]);
+        assert_eq!(located.place.continent(), Some(Continent::Europe));
+        assert_eq!(located.network.len(), 96 + 8);
+        let nowhere = geo.locate("9.9.9.9".parse().unwrap()).unwrap();
+        assert_eq!((nowhere.sources, nowhere.place.is_known()), (vec![], false));
+        let builtin = Geo::default().locate("87.128.0.1".parse().unwrap()).unwrap();
+        assert_eq!(builtin.sources, [Source::Builtin]);
+        assert_eq!(builtin.place.country, Country::new("DE"));
+    }
 }
