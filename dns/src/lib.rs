@@ -5,5 +5,5 @@ pub mod clock;
 pub mod health;
 pub mod rrl;
 pub mod steering;
-pub mod wire;
 pub mod transport;
+pub mod wire;

@@ -527,9 +527,11 @@ mod tests {
             let scope = Prefix::containing(addr, hit.scope);
             let other = ["2002::/16", "2001::/32"].map(|net| net.parse().unwrap());
             let blocks = SPECIAL.map(|(block, len)| Prefix::containing(block, len));
+            let finer = geo.operator.iter().map(|(net, _)| net);
             let cut = other
                 .iter()
                 .chain(&blocks)
+                .chain(finer)
                 .any(|&net| located.network.covers(net) || net.covers(located.network));
             assert!(cut || scope.covers(located.network), "{addr}: {scope} {}", located.network);
         }
