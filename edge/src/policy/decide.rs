@@ -360,6 +360,13 @@ pub fn serve(request: &Request<'_>, meta: &Meta, index: usize, now: Timestamp) -
     }
 }
 
+/// Whether a request that waited for another one's fetch is answered by what came of it
+/// (RFC 9111 §4, collapsed requests). Younger than the wait, it may be stale on arrival.
+pub fn answers_waiting(request: &Request<'_>, meta: &Meta) -> bool {
+    let whole = matches!(meta.content, Content::Whole { .. });
+    whole && meta.reuse != Reuse::AfterValidation && meta.vary.matches(request.headers)
+}
+
 /// Says what becomes of the origin's final answer. `headers` are as received.
 pub fn judge(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap) -> Verdict {
     if let Some((candidate, permit)) = &asked.validating {

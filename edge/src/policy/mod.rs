@@ -17,6 +17,7 @@
 //! Invariant: no decision ever makes a response fresher than its origin said, and whatever can't
 //! be understood is decided towards asking the origin.
 
+pub mod codec;
 pub mod conditional;
 pub mod date;
 pub mod decide;
@@ -39,7 +40,7 @@ pub mod vary;
 pub use self::{
     decide::{
         Asked, Collapse, Failure, Fetch, Forward, Plan, Precondition, Range, Refusal, Request, Revalidate,
-        Serve, StalePermit, Validated, Verdict, judge, origin_failed, plan, serve,
+        Serve, StalePermit, Validated, Verdict, answers_waiting, judge, origin_failed, plan, serve,
     },
     key::{CacheKey, Target},
     meta::{Candidate, Content, Meta},

@@ -7,6 +7,8 @@
 //! order. A field unknown to us keeps its case, its order and its parameters.
 //! What can't be matched safely (`*`, a name that is none, too many names) is never stored.
 
+use std::hash::BuildHasher;
+
 use http::{HeaderMap, HeaderName, header};
 
 use super::directives::quoted_string;
@@ -70,6 +72,13 @@ impl Vary {
             fields.push((name, value));
         }
         Ok(Vary { fields: fields.into_boxed_slice() })
+    }
+
+    /// A hash of what this variant's fields are in a request: requests with different hashes would not
+    /// be answered by one response, so they need not wait for each other. Keyed by `state`.
+    pub fn hint(&self, request: &HeaderMap, state: &impl BuildHasher) -> u64 {
+        let values = self.fields.iter().map(|(name, _)| normal_value(name, request));
+        state.hash_one(values.collect::<Vec<_>>())
     }
 
     /// Whether a request with these fields is answered by this variant.
