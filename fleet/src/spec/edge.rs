@@ -1,0 +1,210 @@
+//! `[site.NAME]` and `[controller]`: what edges serve, and the machine at home.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use toml::de::DeValue;
+
+use super::{
+    check_name, keys, once,
+    reader::{Section, members},
+};
+use crate::config::{Controller, Id, Origin, PublishOn, QueryKey, Scheme, Site, SiteCache, SiteTls};
+
+/// Connections to one origin from one PoP: enough for 1,000 requests a second at 60 ms each.
+const CONNECTIONS_DEFAULT: usize = 64;
+const CONNECTIONS_MAX: i64 = 4096;
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn sites(top: &Section<'_>) -> BTreeMap<Id, Site> {
+    let (mut sites, mut hosts) = (BTreeMap::new(), BTreeMap::new());
+    for (name, section) in top.named("site", keys::SITE) {
+        check_name(&section, &name);
+        if let Some(site) = site(name.clone(), &section) {
+            for host in &site.hosts {
+                once(&mut hosts, &section, "hosts", host.clone());
+            }
+            sites.insert(name, site);
+        }
+    }
+    sites
+}
+
+fn site(name: Id, section: &Section<'_>) -> Option<Site> {
+    section.required("hosts", "host names like \"www.example.org\"");
+    let hosts = section
+        .list("hosts", "host names like \"www.example.org\" or \"*.example.org\"", |value| {
+            let host = value.get_ref().as_str()?.trim_end_matches('.').to_ascii_lowercase();
+            is_host(host.strip_prefix("*.").unwrap_or(&host)).then_some(host)
+        })
+        .unwrap_or_default();
+    let origin = origin(section);
+    let tls = tls(section);
+    let cache = cache(section);
+    Some(Site { name, hosts, origin: origin?, tls, cache })
+}
+
+fn is_host(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    host.len() <= 253 && host.split('.').all(label)
+}
+
+const URL: &str = "a URL like \"https://origin.example.org\" or \"http://192.0.2.1:8080\", without a path";
+
+fn origin(section: &Section<'_>) -> Option<Origin> {
+    section.required("origin", URL);
+    let (scheme, host, port, inner) = match section.value("origin")?.get_ref() {
+        DeValue::Table(_) => {
+            let inner = section.section("origin", keys::ORIGIN)?;
+            inner.required("url", URL);
+            let (scheme, host, port) = inner.read("url", URL, |value| url(value.as_str()?))?;
+            (scheme, host, port, Some(inner))
+        }
+        _ => {
+            let (scheme, host, port) = section.read("origin", URL, |value| url(value.as_str()?))?;
+            (scheme, host, port, None)
+        }
+    };
+    let timeout = |key, default| {
+        inner.as_ref().map_or(default, |inner| inner.duration(key, default, Duration::from_millis(10), DAY))
+    };
+    let connections_max = inner
+        .as_ref()
+        .and_then(|inner| inner.integer("connections_max", 1, CONNECTIONS_MAX))
+        .and_then(|count| usize::try_from(count).ok());
+    Some(Origin {
+        scheme,
+        host,
+        port,
+        host_header: inner.as_ref().and_then(|inner| {
+            inner.read("host_header", "a host name", |value| {
+                let host = value.as_str()?.to_ascii_lowercase();
+                is_host(host.split(':').next().unwrap_or_default()).then_some(host)
+            })
+        }),
+        connections_max: connections_max.unwrap_or(CONNECTIONS_DEFAULT),
+        connect_timeout: timeout("connect_timeout", Duration::from_secs(5)),
+        first_byte_timeout: timeout("first_byte_timeout", Duration::from_secs(30)),
+        between_bytes_timeout: timeout("between_bytes_timeout", Duration::from_secs(30)),
+        ca: inner.as_ref().and_then(|inner| inner.path("ca")),
+    })
+}
+
+/// `scheme://host[:port]`; a path, query or user would be silently lost, so they are refused.
+fn url(text: &str) -> Option<(Scheme, String, u16)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let (scheme, default) = match scheme {
+        "http" => (Scheme::Http, 80),
+        "https" => (Scheme::Https, 443),
+        _ => return None,
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(v6) => {
+            let (host, after) = v6.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, after)
+        }
+        None => rest.find(':').map_or((rest, ""), |colon| rest.split_at(colon)),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
+        None if port.is_empty() => default,
+        None => return None,
+    };
+    (host.parse::<IpAddr>().is_ok() || is_host(host)).then(|| (scheme, host.to_ascii_lowercase(), port))
+}
+
+const TLS: &str = "\"fleet\" or { certificate = \"chain.pem\", key = \"key.pem\" }";
+
+fn tls(section: &Section<'_>) -> Option<SiteTls> {
+    match section.value("tls")?.get_ref() {
+        DeValue::String(word) if &**word == "fleet" => Some(SiteTls::FleetCa),
+        DeValue::Table(_) => {
+            let inner = section.section("tls", keys::TLS)?;
+            if let Some(issuer) = inner.word("issuer", &[("fleet", SiteTls::FleetCa)]) {
+                for key in ["certificate", "key"].iter().filter(|key| inner.value(key).is_some()) {
+                    inner
+                        .doc
+                        .mistake(inner.place_of(key), format!("{}: not beside `issuer`", inner.name(key)));
+                }
+                return Some(issuer);
+            }
+            if inner.value("issuer").is_some() {
+                return None;
+            }
+            inner.required("certificate", "the path of a PEM chain, leaf first");
+            inner.required("key", "the path of a PEM private key");
+            let (certificate, key) = (inner.path("certificate"), inner.path("key"));
+            Some(SiteTls::Files { certificate: certificate?, key: key? })
+        }
+        _ => section.read("tls", TLS, |_| None),
+    }
+}
+
+fn cache(section: &Section<'_>) -> SiteCache {
+    let mut cache = SiteCache {
+        default_ttl: None,
+        stale_while_revalidate: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        object_bytes_max: 16 << 30,
+        query: QueryKey::Keep,
+    };
+    let Some(inner) = section.section("cache", keys::CACHE) else { return cache };
+    let stale = |key| inner.duration(key, Duration::ZERO, Duration::ZERO, 365 * DAY);
+    cache.default_ttl = inner
+        .value("default_ttl")
+        .map(|_| inner.duration("default_ttl", Duration::ZERO, Duration::ZERO, 365 * DAY));
+    cache.stale_while_revalidate = stale("stale_while_revalidate");
+    cache.stale_if_error = stale("stale_if_error");
+    cache.object_bytes_max = inner.bytes("object_max", cache.object_bytes_max);
+    cache.query = query(&inner);
+    cache
+}
+
+fn query(section: &Section<'_>) -> QueryKey {
+    let Some(value) = section.value("query") else { return QueryKey::Keep };
+    let words = [("keep", QueryKey::Keep), ("sort", QueryKey::Sort), ("ignore", QueryKey::Ignore)];
+    if !value.get_ref().is_table() {
+        return section.word("query", &words).unwrap_or(QueryKey::Keep);
+    }
+    let Some(inner) = section.section("query", keys::QUERY) else { return QueryKey::Keep };
+    let names = |key| {
+        inner.value(key).map(|value| {
+            members(value)
+                .into_iter()
+                .filter_map(|value| {
+                    let name = value.get_ref().as_str();
+                    if name.is_none() {
+                        inner.doc.expected(value, &inner.name(key), "names of query parameters");
+                    }
+                    name.map(str::to_owned)
+                })
+                .collect()
+        })
+    };
+    match (names("only"), names("except")) {
+        (Some(only), None) => QueryKey::Only(only),
+        (None, Some(except)) => QueryKey::Except(except),
+        _ => {
+            inner.doc.mistake(inner.span(), format!("[{}]: expected either `only` or `except`", inner.place));
+            QueryKey::Keep
+        }
+    }
+}
+
+pub(super) fn controller(top: &Section<'_>) -> Option<Controller> {
+    let section = top.section("controller", keys::CONTROLLER)?;
+    let socket = "an address and port like \"192.0.2.1:9443\"";
+    section.required("listen", socket);
+    let publish = section.word("publish", &[("change", PublishOn::Change), ("command", PublishOn::Command)]);
+    Some(Controller {
+        listen: section.parse("listen", socket)?,
+        metrics: section.parse("metrics", socket),
+        publish: publish.unwrap_or(PublishOn::Change),
+    })
+}

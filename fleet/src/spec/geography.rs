@@ -1,0 +1,196 @@
+//! `[geoip]`, `[pop.NAME]` and `[dns.NAME]`: places and the machines that stand there.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{
+    check_name, keys, once,
+    reader::{Section, Value, members, number},
+};
+use crate::config::{DnsNode, Geoip, Id, Location, NetworkPlace, Pop};
+
+/// An address and port, for messages.
+const SOCKET: &str = "an address and port like \"192.0.2.1:443\" or \"[2001:db8::1]:443\"";
+/// Half the way round the globe: a larger bias decides everything, or nothing.
+const BIAS_KM_MAX: f64 = 20_038.0;
+/// More workers than any machine this runs on has cores.
+const WORKERS_MAX: i64 = 256;
+const MIB: u64 = 1 << 20;
+/// Default memory tier: a quarter of the smallest machine this is meant for (1 GB).
+const MEMORY_DEFAULT: u64 = 256 * MIB;
+const DISK_DEFAULT: u64 = 10 << 30;
+
+pub(super) fn geoip(top: &Section<'_>) -> Geoip {
+    let Some(section) = top.section("geoip", keys::GEOIP) else { return Geoip::default() };
+    let databases = match section.value("databases") {
+        Some(value) => {
+            members(value).into_iter().filter_map(|value| section.path_of(value, "databases")).collect()
+        }
+        None => Vec::new(),
+    };
+    let networks = section.repeated("network", keys::NETWORK).iter().filter_map(network).collect();
+    Geoip { databases, networks }
+}
+
+fn network(section: &Section<'_>) -> Option<NetworkPlace> {
+    section.required("network", "a network like \"192.0.2.0/24\"");
+    let (network, length) =
+        section.read("network", "a network like \"192.0.2.0/24\", host bits zero", |value| {
+            prefix(value.as_str()?)
+        })?;
+    let code = |key, expected: &str, length: std::ops::RangeInclusive<usize>| {
+        section.read(key, expected, |value| {
+            let text = value.as_str()?.to_ascii_uppercase();
+            (length.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+                .then_some(text)
+        })
+    };
+    Some(NetworkPlace {
+        network,
+        length,
+        country: code("country", "a country code of two letters (ISO 3166-1)", 2..=2),
+        continent: code("continent", "one of AF AN AS EU NA OC SA", 2..=2)
+            .filter(|code| known_continent(section, code)),
+        subdivision: code("subdivision", "a subdivision code without its country (ISO 3166-2)", 1..=3),
+        location: section.value("location").and_then(|value| location(section, value)),
+    })
+}
+
+fn known_continent(section: &Section<'_>, code: &str) -> bool {
+    let known = CONTINENTS.contains(&code);
+    if !known {
+        let message =
+            format!("{}: read {code}, expected one of {}", section.name("continent"), CONTINENTS.join(" "));
+        section.doc.mistake(section.place_of("continent"), message);
+    }
+    known
+}
+
+/// The continents' codes, as MaxMind and octoDNS write them.
+pub(super) const CONTINENTS: [&str; 7] = ["AF", "AN", "AS", "EU", "NA", "OC", "SA"];
+
+/// `192.0.2.0/24`; host bits must be zero, because a network that is not one is a slip.
+pub(super) fn prefix(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    let (address, length): (IpAddr, u8) = (address.parse().ok()?, length.parse().ok()?);
+    let clean = match address {
+        IpAddr::V4(v4) => length <= 32 && (length == 32 || v4.to_bits() & (u32::MAX >> length) == 0),
+        IpAddr::V6(v6) => length <= 128 && (length == 128 || v6.to_bits() & (u128::MAX >> length) == 0),
+    };
+    clean.then_some((address, length))
+}
+
+fn location(section: &Section<'_>, value: Value<'_>) -> Option<Location> {
+    let found = match value.get_ref().as_table() {
+        Some(_) => {
+            let inner = section.section("location", keys::LOCATION)?;
+            inner.required("latitude", "degrees north");
+            inner.required("longitude", "degrees east");
+            let latitude = inner.number("latitude", -90.0, 90.0);
+            let longitude = inner.number("longitude", -180.0, 180.0);
+            return Some(Location { latitude: latitude?, longitude: longitude? });
+        }
+        None => match members(value).iter().map(|value| number(value.get_ref())).collect::<Vec<_>>()[..] {
+            [Some(latitude), Some(longitude)] => Some(Location { latitude, longitude }),
+            _ => None,
+        },
+    };
+    let found =
+        found.filter(|l| (-90.0..=90.0).contains(&l.latitude) && (-180.0..=180.0).contains(&l.longitude));
+    if found.is_none() {
+        section.doc.expected(
+            value,
+            &section.name("location"),
+            "[latitude, longitude] in degrees north and east, like [50.11, 8.68]",
+        );
+    }
+    found
+}
+
+pub(super) fn pops(top: &Section<'_>) -> BTreeMap<Id, Pop> {
+    let (mut pops, mut addresses, mut sockets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for (name, section) in top.named("pop", keys::POP) {
+        check_name(&section, &name);
+        let pop = pop(name.clone(), &section);
+        for address in &pop.ipv4 {
+            once(&mut addresses, &section, "ipv4", IpAddr::V4(*address));
+        }
+        for address in &pop.ipv6 {
+            once(&mut addresses, &section, "ipv6", IpAddr::V6(*address));
+        }
+        for (key, list) in [("http", &pop.http), ("https", &pop.https)] {
+            for socket in list {
+                listener(&mut sockets, &section, key, *socket);
+            }
+        }
+        for (key, socket) in [("control", pop.control), ("metrics", pop.metrics)] {
+            if let Some(socket) = socket {
+                listener(&mut sockets, &section, key, socket);
+            }
+        }
+        pops.insert(name, pop);
+    }
+    pops
+}
+
+/// Two listeners on one address and port: a mistake where the address is one machine's. A wildcard address
+/// (`0.0.0.0`) is every machine's own, so only a repetition within one section counts there.
+fn listener(seen: &mut BTreeMap<String, String>, section: &Section<'_>, key: &str, socket: SocketAddr) {
+    let scope = if socket.ip().is_unspecified() || socket.ip().is_loopback() && socket.ip().is_ipv6() {
+        format!("{socket} of {}", section.place)
+    } else {
+        socket.to_string()
+    };
+    once(seen, section, key, scope);
+}
+
+fn pop(name: Id, section: &Section<'_>) -> Pop {
+    let place = section.required("location", "[latitude, longitude], like [50.11, 8.68]");
+    let location = place
+        .and_then(|value| location(section, value))
+        .unwrap_or(Location { latitude: 0.0, longitude: 0.0 });
+    Pop {
+        location,
+        ipv4: section.parsed("ipv4", "IPv4 addresses like \"192.0.2.1\""),
+        ipv6: section.parsed("ipv6", "IPv6 addresses like \"2001:db8::1\""),
+        http: section.parsed("http", SOCKET),
+        https: section.parsed("https", SOCKET),
+        control: section.parse("control", SOCKET),
+        metrics: section.parse("metrics", SOCKET),
+        bias_km: section.number("bias_km", -BIAS_KM_MAX, BIAS_KM_MAX).unwrap_or(0.0),
+        memory_bytes_max: section.bytes("memory", MEMORY_DEFAULT),
+        cache_dir: section.directory("cache_dir"),
+        disk_bytes_max: section.bytes("disk", DISK_DEFAULT),
+        workers: workers(section),
+        name,
+    }
+}
+
+fn workers(section: &Section<'_>) -> Option<usize> {
+    section.integer("workers", 1, WORKERS_MAX).and_then(|count| usize::try_from(count).ok())
+}
+
+pub(super) fn dns(top: &Section<'_>) -> BTreeMap<Id, DnsNode> {
+    let (mut nodes, mut sockets) = (BTreeMap::new(), BTreeMap::new());
+    for (name, section) in top.named("dns", keys::DNS) {
+        check_name(&section, &name);
+        section.required("listen", SOCKET);
+        let node = DnsNode {
+            name: name.clone(),
+            listen: section.parsed("listen", SOCKET),
+            control: section.parse("control", SOCKET),
+            metrics: section.parse("metrics", SOCKET),
+            workers: workers(&section),
+        };
+        let streams = [("control", node.control), ("metrics", node.metrics)];
+        for (key, socket) in node.listen.iter().map(|socket| ("listen", Some(*socket))).chain(streams) {
+            if let Some(socket) = socket {
+                listener(&mut sockets, &section, key, socket);
+            }
+        }
+        nodes.insert(name, node);
+    }
+    nodes
+}

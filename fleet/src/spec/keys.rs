@@ -1,0 +1,66 @@
+//! Every key of the fleet file, by section. The reader refuses others, `docs/fleet-file.md` explains these:
+//! a test holds the two together.
+
+pub(crate) const TOP: &[&str] =
+    &["version", "fleet", "geoip", "pop", "dns", "check", "service", "zone", "site", "controller"];
+pub(crate) const GEOIP: &[&str] = &["databases", "network"];
+pub(crate) const NETWORK: &[&str] = &["network", "country", "continent", "subdivision", "location"];
+pub(crate) const LOCATION: &[&str] = &["latitude", "longitude"];
+pub(crate) const POP: &[&str] = &[
+    "location",
+    "ipv4",
+    "ipv6",
+    "http",
+    "https",
+    "control",
+    "metrics",
+    "bias_km",
+    "memory",
+    "cache_dir",
+    "disk",
+    "workers",
+];
+pub(crate) const DNS: &[&str] = &["listen", "control", "metrics", "workers"];
+pub(crate) const CHECK: &[&str] = &[
+    "type", "port", "host", "path", "status", "body", "verify", "ca", "family", "interval", "timeout",
+    "rise", "fall",
+];
+pub(crate) const SERVICE: &[&str] =
+    &["pops", "strategy", "weights", "rule", "checks", "answers", "candidates", "ttl", "all_down", "alpn"];
+pub(crate) const RULE: &[&str] = &["when", "pops"];
+pub(crate) const TTL: &[&str] = &["min", "max"];
+pub(crate) const ZONE: &[&str] = &["file", "names"];
+pub(crate) const SITE: &[&str] = &["hosts", "origin", "tls", "cache"];
+pub(crate) const ORIGIN: &[&str] = &[
+    "url",
+    "host_header",
+    "connections_max",
+    "connect_timeout",
+    "first_byte_timeout",
+    "between_bytes_timeout",
+    "ca",
+];
+pub(crate) const TLS: &[&str] = &["certificate", "key", "issuer"];
+pub(crate) const CACHE: &[&str] =
+    &["default_ttl", "stale_while_revalidate", "stale_if_error", "object_max", "query"];
+pub(crate) const QUERY: &[&str] = &["only", "except"];
+pub(crate) const CONTROLLER: &[&str] = &["listen", "metrics", "publish"];
+
+/// Sections by the heading that the document gives them, with their keys.
+pub const SECTIONS: &[(&str, &[&str])] = &[
+    ("top level", TOP),
+    ("geoip", GEOIP),
+    ("geoip.network", NETWORK),
+    ("pop.NAME", POP),
+    ("dns.NAME", DNS),
+    ("check.NAME", CHECK),
+    ("service.NAME", SERVICE),
+    ("service.NAME.rule", RULE),
+    ("service.NAME.ttl", TTL),
+    ("zone.ORIGIN", ZONE),
+    ("site.NAME", SITE),
+    ("site.NAME.origin", ORIGIN),
+    ("site.NAME.tls", TLS),
+    ("site.NAME.cache", CACHE),
+    ("controller", CONTROLLER),
+];

@@ -1,0 +1,279 @@
+//! The fleet file as a person writes it, turned into a [`Config`].
+//!
+//! One module per group of sections; each returns what it could read and leaves its mistakes with the
+//! document. Only a document without a single mistake becomes a [`Config`].
+
+mod edge;
+mod geography;
+pub mod keys;
+mod reader;
+mod steering;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use toml::de::DeTable;
+
+use self::reader::{Document, Section};
+use crate::{config::Config, mistake::Mistake};
+
+/// A fleet file that checks out.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// What works but is probably not meant.
+    pub warnings: Vec<Mistake>,
+    /// The files it names: as written, and where they are. Directories are not among them.
+    pub files: Vec<(String, PathBuf)>,
+}
+
+/// Largest fleet file; a hundred PoPs and a thousand sites take about 300 KiB.
+pub const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// The version of the format this program reads.
+const VERSION: i64 = 1;
+
+/// Reads the fleet file at `path`; relative paths in it start at its directory.
+///
+/// Files that it names are not opened.
+///
+/// # Errors
+/// All mistakes, by place; never an empty list.
+pub fn load(path: &Path) -> Result<Loaded, Vec<Mistake>> {
+    let whole = |message: String| vec![Mistake::whole_file(path, message)];
+    let length = std::fs::metadata(path).map_err(|error| whole(format!("cannot be read: {error}")))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(whole(format!("is {length} bytes long, expected at most {FILE_BYTES_MAX}")));
+    }
+    let bytes = std::fs::read(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let read = error.as_bytes();
+        let line = read[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        whole(format!("line {line} is not UTF-8 text"))
+    })?;
+    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+    parse(path, &text, &base)
+}
+
+/// As [`load`], of a text at hand. `path` is for messages, `base` is where relative paths start.
+///
+/// # Errors
+/// All mistakes, by place; never an empty list.
+pub fn parse(path: &Path, text: &str, base: &Path) -> Result<Loaded, Vec<Mistake>> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What follows a syntax error is guesswork; the rest is checked when the syntax is right.
+        let place = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+        return Err(errors
+            .iter()
+            .map(|error| Mistake::at(path, text, place(error), format!("not TOML: {}", error.message())))
+            .collect());
+    }
+    let doc = Document::new(path, text, base);
+    let config = read(&doc, root.get_ref());
+    let (mistakes, warnings, files) = doc.finish();
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(Loaded { config, warnings, files }),
+        _ if mistakes.is_empty() => Err(vec![Mistake::whole_file(path, "is not a fleet file")]),
+        _ => Err(mistakes),
+    }
+}
+
+fn read<'d>(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Option<Config> {
+    let top = Section::open(doc, "", table, 0..0, keys::TOP);
+    if top.required("version", "version = 1, the version of this format").is_some() {
+        top.integer("version", VERSION, VERSION);
+    }
+    top.required("fleet", "a name for the fleet");
+    let fleet =
+        top.read("fleet", NAME, |value| value.as_str().filter(|name| is_name(name)).map(str::to_owned));
+    let geoip = geography::geoip(&top);
+    let pops = geography::pops(&top);
+    let dns = geography::dns(&top);
+    distinct_nodes(doc, &top, pops.keys(), dns.keys());
+    let checks = steering::checks(&top);
+    let services = steering::services(&top, &pops, &checks);
+    let zones = steering::zones(&top, &services);
+    let sites = edge::sites(&top);
+    let controller = edge::controller(&top);
+    Some(Config { fleet: fleet?, geoip, pops, dns, checks, services, zones, sites, controller })
+}
+
+/// What names look like, for messages.
+const NAME: &str = "a name of 1 to 63 of a-z, 0-9, `-`, `_` and `.`";
+
+fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'))
+}
+
+/// Tells of section names that are no names.
+fn check_name(section: &Section<'_>, name: &str) {
+    if !is_name(name) {
+        section.doc.mistake(section.span(), format!("[{}]: read {name:?}, expected {NAME}", section.place));
+    }
+}
+
+/// A PoP's edge and a DNS node each have an identity by name, so no name may stand for both.
+fn distinct_nodes<'n>(
+    doc: &Document<'_>,
+    top: &Section<'_>,
+    pops: impl Iterator<Item = &'n String>,
+    dns: impl Iterator<Item = &'n String>,
+) {
+    let pops: BTreeSet<&String> = pops.collect();
+    for name in dns.filter(|name| pops.contains(name)) {
+        let span =
+            top.entries("dns").into_iter().find(|(key, ..)| key == name).map_or(0..0, |(_, span, _)| span);
+        doc.mistake(
+            span,
+            format!("[dns.{name}]: there is a [pop.{name}] too; every node needs a name of its own"),
+        );
+    }
+}
+
+/// Finds the same thing in two sections: `seen` maps it to the place that had it first.
+fn once<T: Ord + ToString>(seen: &mut BTreeMap<T, String>, section: &Section<'_>, key: &str, item: T) {
+    let place = section.name(key);
+    let text = item.to_string();
+    if let Some(first) = seen.insert(item, place.clone()) {
+        section.doc.mistake(section.place_of(key), format!("{place}: {text} is already in {first}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{AllDown, Match, Probe, QueryKey, SiteTls, Strategy};
+
+    const FULL: &str = include_str!("../../../etc/nearside.full.toml");
+    const MINIMAL: &str = include_str!("../../../etc/nearside.minimal.toml");
+
+    fn read(text: &str) -> Result<Loaded, Vec<Mistake>> {
+        parse(Path::new("nearside.toml"), text, Path::new("/fleet"))
+    }
+
+    fn mistakes(text: &str) -> Vec<String> {
+        read(text).expect_err("has mistakes").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_minimal_sample_means_what_it_says() {
+        let loaded = read(MINIMAL).unwrap();
+        assert_eq!(loaded.warnings, []);
+        let service = &loaded.config.services["web"];
+        assert_eq!(service.pops, ["fra", "nyc"]);
+        assert_eq!(service.strategy, Strategy::Nearest);
+        assert_eq!(
+            loaded.config.zones["cdn.example.org"].file,
+            Path::new("/fleet/zones/cdn.example.org.zone")
+        );
+        assert_eq!(loaded.files.len(), 3);
+        let Probe::Https { http, .. } = &loaded.config.checks["alive"].probe else {
+            panic!("https by default")
+        };
+        assert_eq!(http.path, "/.well-known/nearside/health");
+    }
+
+    #[test]
+    fn the_full_sample_means_what_it_says() {
+        let config = read(FULL).unwrap().config;
+        assert_eq!(config.services["downloads"].strategy, Strategy::Weighted(vec![3, 1]));
+        assert_eq!(config.services["video"].all_down, AllDown::Pops(vec!["fra".into()]));
+        let Strategy::Rules(rules) = &config.services["video"].strategy else { panic!("rules") };
+        let california = Match::Subdivision { country: "US".into(), subdivision: "CA".into() };
+        assert_eq!(rules[0].when, [california, Match::Asn(64500)]);
+        assert_eq!(config.sites["downloads"].cache.query, QueryKey::Only(vec!["v".into()]));
+        assert_eq!(config.sites["downloads"].tls, Some(SiteTls::FleetCa));
+        assert_eq!(config.sites["www"].cache.stale_if_error, Duration::from_secs(86_400));
+        assert_eq!(config.checks["page"].interval, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn the_full_sample_uses_every_key() {
+        for (section, keys) in keys::SECTIONS {
+            for key in *keys {
+                let used = FULL.contains(&format!("{key} = ")) || FULL.contains(&format!(".{key}]"));
+                let heading = FULL.contains(&format!("\n[{key}.")) || FULL.contains(&format!("\n[{key}]"));
+                assert!(used || heading, "{section}: {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_with_place_and_nearest() {
+        let text = "version = 1\nfleet = \"x\"\n[pop.fra]\nlocation = [50.1, 8.6]\nipv5 = \"192.0.2.1\"\n\
+                    [service.web]\npops = [\"fra\", \"nyk\", \"fre\"]\nchecks = []\nttl = { min = \"10\" }\n";
+        assert_eq!(
+            mistakes(text),
+            [
+                "nearside.toml:5:1: unknown key `ipv5` in [pop.fra]; did you mean `ipv4`?",
+                "nearside.toml:7:16: [service.web] pops: there is no pop `nyk`; defined are: fra",
+                "nearside.toml:7:23: [service.web] pops: there is no pop `fre`; did you mean `fra`?",
+                "nearside.toml:9:15: [service.web.ttl] min: read \"10\", expected a duration from 1s to 7d, like \"10s\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn mistakes_of_meaning_are_mistakes() {
+        let cases = [
+            ("[check.a]\ninterval = \"2s\"\ntimeout = \"2s\"", "must be shorter than the interval"),
+            ("[check.a]\ntype = \"tcp\"", "port is missing"),
+            ("[check.a]\ntype = \"tcp\"\nport = 1\nbody = \"x\"", "goes with type http or https"),
+            ("[site.a]\nhosts = \"a.test\"\norigin = \"ftp://x\"", "expected a URL"),
+            ("[site.a]\nhosts = \"a.test\"\norigin = \"http://x/path\"", "expected a URL"),
+            (
+                "[site.a]\nhosts = \"a.test\"\norigin = \"http://x\"\n[site.b]\nhosts = \"A.test.\"\norigin = \"http://x\"",
+                "a.test is already in [site.a] hosts",
+            ),
+            ("[dns.fra]\nlisten = \"127.0.0.1:53\"\n[pop.fra]\nlocation = [0, 0]", "a name of its own"),
+            ("[pop.a]\nlocation = [91, 0]", "expected [latitude, longitude]"),
+            ("[pop.\"A b\"]\nlocation = [0, 0]", "expected a name"),
+            ("[geoip]\nnetwork = [{ network = \"192.0.2.1/24\" }]", "host bits zero"),
+            ("[zone.\"a..b\"]\nfile = \"z\"", "is not a domain name"),
+            ("[service.a]\nchecks = []", "has no PoPs"),
+            ("[controller]\nlisten = \"nowhere\"", "expected an address and port"),
+        ];
+        for (text, expected) in cases {
+            let found = mistakes(&format!("version = 1\nfleet = \"x\"\n{text}\n"));
+            assert!(found.iter().any(|mistake| mistake.contains(expected)), "{text}\n{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_syntax_is_told_with_its_place() {
+        let found = mistakes("version = 1\nfleet = \"x\n");
+        assert!(found[0].starts_with("nearside.toml:2:"), "{found:?}");
+        assert!(found[0].contains("not TOML"), "{found:?}");
+    }
+
+    #[test]
+    fn a_missing_file_is_a_mistake_about_the_file() {
+        let mistakes = load(Path::new("/nowhere/nearside.toml")).unwrap_err();
+        assert!(
+            mistakes[0].to_string().starts_with("/nowhere/nearside.toml: cannot be read"),
+            "{mistakes:?}"
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn damage_never_panics(at in 0..FULL.len(), byte in 0u8..128, cut in 0usize..40) {
+            let mut text = FULL.as_bytes().to_vec();
+            text[at] = byte;
+            text.drain(at..(at + cut).min(FULL.len()));
+            if let Ok(text) = String::from_utf8(text) {
+                let _ = read(&text);
+            }
+        }
+    }
+}
