@@ -12,7 +12,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt, io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
@@ -185,12 +185,16 @@ impl Database {
         }
         let found = (|| {
             let result = self.reader.lookup(addr)?;
+            let network = result.network()?;
+            // ::/96 is where the format keeps IPv4: what stands there is not about IPv6.
+            if addr.is_ipv6() && self.keeps_v4_at(addr)? {
+                return Ok(None);
+            }
             let place = decode(self.schema, &result)?;
             let city = match self.schema {
                 Schema::Nested => result.decode_path(&maxminddb::path!["city", "names", "en"])?,
                 Schema::Flat => result.decode_path(&maxminddb::path!["city"])?,
             };
-            let network = result.network()?;
             // An IPv6 file without an IPv4 subtree answers IPv4 addresses with an IPv6 network.
             let network = match network.ip() {
                 ip if ip.is_ipv4() == addr.is_ipv4() => Prefix::containing(ip, network.prefix()),
@@ -199,6 +203,13 @@ impl Database {
             Ok(Some(Found { place: place.unwrap_or_default(), city, network }))
         })();
         found.map_err(|cause| self.fail(cause))
+    }
+
+    /// Whether an IPv6 address lies in the file's IPv4 part, if it has one.
+    fn keeps_v4_at(&self, addr: IpAddr) -> Result<bool, MaxMindDbError> {
+        let inside = Prefix::containing(addr, 96) == Prefix::containing(Ipv6Addr::UNSPECIFIED.into(), 96);
+        let v4 = self.reader.lookup(Ipv4Addr::UNSPECIFIED.into())?;
+        Ok(inside && v4.network()?.is_ipv4())
     }
 
     /// Everything it has, in order.

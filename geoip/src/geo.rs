@@ -525,7 +525,7 @@ mod tests {
             // The sources' own network has one place all over, so the map's scope holds it, unless
             // a block that means something else lies inside.
             let scope = Prefix::containing(addr, hit.scope);
-            let other = ["2002::/16", "2001::/32"].map(|net| net.parse().unwrap());
+            let other = ["2002::/16", "2001::/32", "64:ff9b::/96"].map(|net| net.parse().unwrap());
             let blocks = SPECIAL.map(|(block, len)| Prefix::containing(block, len));
             let finer = geo.operator.iter().map(|(net, _)| net);
             let cut = other
