@@ -8,7 +8,10 @@ use super::{
     check_name, keys, once,
     reader::{Section, members},
 };
-use crate::config::{Controller, Id, Origin, PublishOn, QueryKey, Scheme, Site, SiteCache, SiteTls};
+use crate::{
+    config::{Controller, Id, Origin, PublishOn, QueryKey, Scheme, Site, SiteCache, SiteTls},
+    files::Role,
+};
 
 /// Connections to one origin from one PoP: enough for 1,000 requests a second at 60 ms each.
 const CONNECTIONS_DEFAULT: usize = 64;
@@ -90,7 +93,7 @@ fn origin(section: &Section<'_>) -> Option<Origin> {
         connect_timeout: timeout("connect_timeout", Duration::from_secs(5)),
         first_byte_timeout: timeout("first_byte_timeout", Duration::from_secs(30)),
         between_bytes_timeout: timeout("between_bytes_timeout", Duration::from_secs(30)),
-        ca: inner.as_ref().and_then(|inner| inner.path("ca")),
+        ca: inner.as_ref().and_then(|inner| inner.path("ca", Role::Certificate)),
     })
 }
 
@@ -139,7 +142,8 @@ fn tls(section: &Section<'_>) -> Option<SiteTls> {
             }
             inner.required("certificate", "the path of a PEM chain, leaf first");
             inner.required("key", "the path of a PEM private key");
-            let (certificate, key) = (inner.path("certificate"), inner.path("key"));
+            let (certificate, key) =
+                (inner.path("certificate", Role::Certificate), inner.path("key", Role::Key));
             Some(SiteTls::Files { certificate: certificate?, key: key? })
         }
         _ => section.read("tls", TLS, |_| None),

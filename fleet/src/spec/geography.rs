@@ -9,7 +9,10 @@ use super::{
     check_name, keys, once,
     reader::{Section, Value, members, number},
 };
-use crate::config::{DnsNode, Geoip, Id, Location, NetworkPlace, Pop};
+use crate::{
+    config::{DnsNode, Geoip, Id, Location, NetworkPlace, Pop},
+    files::Role,
+};
 
 /// An address and port, for messages.
 const SOCKET: &str = "an address and port like \"192.0.2.1:443\" or \"[2001:db8::1]:443\"";
@@ -25,9 +28,10 @@ const DISK_DEFAULT: u64 = 10 << 30;
 pub(super) fn geoip(top: &Section<'_>) -> Geoip {
     let Some(section) = top.section("geoip", keys::GEOIP) else { return Geoip::default() };
     let databases = match section.value("databases") {
-        Some(value) => {
-            members(value).into_iter().filter_map(|value| section.path_of(value, "databases")).collect()
-        }
+        Some(value) => members(value)
+            .into_iter()
+            .filter_map(|value| section.path_of(value, "databases", Role::Database))
+            .collect(),
         None => Vec::new(),
     };
     let networks = section.repeated("network", keys::NETWORK).iter().filter_map(network).collect();

@@ -11,13 +11,17 @@ mod steering;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use toml::de::DeTable;
 
 use self::reader::{Document, Section};
-use crate::{config::Config, mistake::Mistake};
+use crate::{
+    config::Config,
+    files::{Files, NamedFile},
+    mistake::Mistake,
+};
 
 /// A fleet file that checks out.
 #[derive(Clone, Debug)]
@@ -26,8 +30,22 @@ pub struct Loaded {
     pub config: Config,
     /// What works but is probably not meant.
     pub warnings: Vec<Mistake>,
-    /// The files it names: as written, and where they are. Directories are not among them.
-    pub files: Vec<(String, PathBuf)>,
+    /// Every file it names, itself not among them, nor directories.
+    pub files: Vec<NamedFile>,
+}
+
+impl Loaded {
+    /// Named files that are not there, as mistakes at the place that names them. For whoever has all files
+    /// (home, `check`): a node holds only those meant for it.
+    pub fn absent(&self, fleet_file: &Path) -> Vec<Mistake> {
+        let gone = self.files.iter().filter_map(|named| {
+            let error = std::fs::metadata(&named.path).err()?;
+            let mut mistake = Mistake::whole_file(fleet_file, format!("{}: {error}", named.path.display()));
+            (mistake.line, mistake.column) = (named.line, named.column);
+            Some(mistake)
+        });
+        gone.collect()
+    }
 }
 
 /// Largest fleet file; a hundred PoPs and a thousand sites take about 300 KiB.
@@ -36,13 +54,19 @@ pub const FILE_BYTES_MAX: u64 = 16 << 20;
 /// The version of the format this program reads.
 const VERSION: i64 = 1;
 
-/// Reads the fleet file at `path`; relative paths in it start at its directory.
-///
-/// Files that it names are not opened.
+/// Reads the fleet file at `path`, whose named files are beside it. They are not opened.
 ///
 /// # Errors
 /// All mistakes, by place; never an empty list.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Mistake>> {
+    load_with(path, &Files::beside(path))
+}
+
+/// Reads the fleet file at `path`, whose named files are where `files` says.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &Path, files: &Files) -> Result<Loaded, Vec<Mistake>> {
     let whole = |message: String| vec![Mistake::whole_file(path, message)];
     let length = std::fs::metadata(path).map_err(|error| whole(format!("cannot be read: {error}")))?.len();
     if length > FILE_BYTES_MAX {
@@ -54,16 +78,14 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Mistake>> {
         let line = read[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
         whole(format!("line {line} is not UTF-8 text"))
     })?;
-    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
-    parse(path, &text, &base)
+    parse(path, &text, files)
 }
 
-/// As [`load`], of a text at hand. `path` is for messages, `base` is where relative paths start.
+/// As [`load`], of a text at hand. `path` is for messages.
 ///
 /// # Errors
 /// All mistakes, by place; never an empty list.
-pub fn parse(path: &Path, text: &str, base: &Path) -> Result<Loaded, Vec<Mistake>> {
+pub fn parse(path: &Path, text: &str, files: &Files) -> Result<Loaded, Vec<Mistake>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What follows a syntax error is guesswork; the rest is checked when the syntax is right.
@@ -73,7 +95,7 @@ pub fn parse(path: &Path, text: &str, base: &Path) -> Result<Loaded, Vec<Mistake
             .map(|error| Mistake::at(path, text, place(error), format!("not TOML: {}", error.message())))
             .collect());
     }
-    let doc = Document::new(path, text, base);
+    let doc = Document::new(path, text, files);
     let config = read(&doc, root.get_ref());
     let (mistakes, warnings, files) = doc.finish();
     match config {
@@ -158,7 +180,7 @@ mod tests {
     const MINIMAL: &str = include_str!("../../../etc/nearside.minimal.toml");
 
     fn read(text: &str) -> Result<Loaded, Vec<Mistake>> {
-        parse(Path::new("nearside.toml"), text, Path::new("/fleet"))
+        parse(Path::new("nearside.toml"), text, &Files::beside(Path::new("/fleet/nearside.toml")))
     }
 
     fn mistakes(text: &str) -> Vec<String> {

@@ -14,7 +14,11 @@ use std::{
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::{mistake::Mistake, units};
+use crate::{
+    files::{Files, NamedFile, Role},
+    mistake::Mistake,
+    units,
+};
 
 /// A value with its place.
 pub(crate) type Value<'d> = &'d Spanned<DeValue<'d>>;
@@ -23,19 +27,19 @@ pub(crate) type Value<'d> = &'d Spanned<DeValue<'d>>;
 pub(crate) struct Document<'d> {
     pub file: &'d Path,
     pub text: &'d str,
-    /// Where relative paths start.
-    pub base: &'d Path,
+    /// Where the files it names really are.
+    paths: &'d Files,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<Mistake>>,
-    files: RefCell<Vec<(String, PathBuf)>>,
+    files: RefCell<Vec<NamedFile>>,
 }
 
 impl<'d> Document<'d> {
-    pub fn new(file: &'d Path, text: &'d str, base: &'d Path) -> Self {
+    pub fn new(file: &'d Path, text: &'d str, paths: &'d Files) -> Self {
         Self {
             file,
             text,
-            base,
+            paths,
             mistakes: RefCell::default(),
             warnings: RefCell::default(),
             files: RefCell::default(),
@@ -58,7 +62,7 @@ impl<'d> Document<'d> {
     }
 
     /// Mistakes by place, warnings by place, files named.
-    pub fn finish(self) -> (Vec<Mistake>, Vec<Mistake>, Vec<(String, PathBuf)>) {
+    pub fn finish(self) -> (Vec<Mistake>, Vec<Mistake>, Vec<NamedFile>) {
         let sorted = |cell: RefCell<Vec<Mistake>>| {
             let mut list = cell.into_inner();
             list.sort_by_key(|mistake| (mistake.line, mistake.column));
@@ -281,26 +285,37 @@ impl<'d> Section<'d> {
         None
     }
 
-    /// A path, made absolute from the fleet file's directory. The file is noted as one the fleet names.
-    pub fn path(&self, key: &str) -> Option<PathBuf> {
+    /// The real path of a file; it is noted as one that the fleet file names.
+    pub fn path(&self, key: &str, role: Role) -> Option<PathBuf> {
         let value = self.value(key)?;
-        self.path_of(value, key)
+        self.path_of(value, key, role)
     }
 
     /// As [`Section::path`], of a value at hand.
-    pub fn path_of(&self, value: Value<'d>, key: &str) -> Option<PathBuf> {
-        let Some(written) = value.get_ref().as_str().filter(|text| !text.is_empty()) else {
+    pub fn path_of(&self, value: Value<'d>, key: &str, role: Role) -> Option<PathBuf> {
+        let Some(written) = value.get_ref().as_str().filter(|text| !text.is_empty() && !text.contains('\0'))
+        else {
             self.doc.expected(value, &self.name(key), "the path of a file");
             return None;
         };
-        let path = self.doc.base.join(written);
-        self.doc.files.borrow_mut().push((written.to_owned(), path.clone()));
+        let path = self.doc.paths.real(written);
+        let place = Mistake::at(self.doc.file, self.doc.text, value.span().start, "");
+        self.doc.files.borrow_mut().push(NamedFile {
+            written: written.to_owned(),
+            path: path.clone(),
+            role,
+            line: place.line,
+            column: place.column,
+        });
         Some(path)
     }
 
-    /// A path that is not a file of the fleet's (a directory this machine writes to).
+    /// A directory that the node itself writes to: on its own file system, wherever the fleet file came from.
     pub fn directory(&self, key: &str) -> Option<PathBuf> {
-        self.string(key).map(|written| self.doc.base.join(written))
+        self.read(key, "an absolute path, like \"/var/cache/nearside\"", |value| {
+            let path = PathBuf::from(value.as_str()?);
+            path.is_absolute().then_some(path)
+        })
     }
 
     /// A subsection, if the key is there; `known` are its keys.

@@ -10,8 +10,11 @@ use super::{
     keys,
     reader::{Section, Value, integer, members},
 };
-use crate::config::{
-    AllDown, Check, HttpProbe, Id, Match, Pop, Probe, ProbeFamily, Rule, Service, Strategy, Verify, Zone,
+use crate::{
+    config::{
+        AllDown, Check, HttpProbe, Id, Match, Pop, Probe, ProbeFamily, Rule, Service, Strategy, Verify, Zone,
+    },
+    files::Role,
 };
 
 /// The path that an edge answers itself, whatever the host.
@@ -127,7 +130,7 @@ fn http_probe(section: &Section<'_>) -> HttpProbe {
 }
 
 fn verify(section: &Section<'_>) -> Verify {
-    if let Some(ca) = section.path("ca") {
+    if let Some(ca) = section.path("ca", Role::Certificate) {
         return Verify::Ca(ca);
     }
     section.word("verify", &[("no", Verify::No), ("system", Verify::System)]).unwrap_or(Verify::No)
@@ -365,7 +368,7 @@ pub(super) fn zones(top: &Section<'_>, services: &BTreeMap<Id, Service>) -> BTre
     let mut zones = BTreeMap::new();
     for (origin, section) in top.named("zone", keys::ZONE) {
         section.required("file", "the path of a master file");
-        let file = section.path("file");
+        let file = section.path("file", Role::Zone);
         let names = section
             .entries("names")
             .into_iter()
