@@ -3,4 +3,7 @@ pub mod cache;
 pub mod framing;
 pub mod origin;
 pub mod policy;
+pub mod site;
+pub mod stats;
+pub mod tls;
 pub mod worker;

@@ -1,0 +1,103 @@
+//! The sites of this edge, by host name: one immutable table per configuration, swapped whole.
+//!
+//! What outlives a reload is carried over: counters by the site's name, origin connections while the
+//! origin's settings are the same.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use nearside_fleet::config;
+
+use crate::{
+    origin::{Origin, Trust, TrustError},
+    policy::Rules,
+    stats::SiteStats,
+};
+
+/// One site, ready to serve.
+pub struct Site {
+    /// Its name in the fleet file.
+    pub name: String,
+    /// Where its content comes from.
+    pub origin: Arc<Origin>,
+    /// Its caching rules.
+    pub rules: Rules,
+    /// Its counters.
+    pub stats: Arc<SiteStats>,
+    /// Its host names, as configured.
+    pub hosts: Vec<String>,
+}
+
+/// All sites by host.
+#[derive(Default)]
+pub struct Sites {
+    exact: HashMap<Box<str>, Arc<Site>>,
+    /// By what follows the `*`, dot included.
+    wildcard: HashMap<Box<str>, Arc<Site>>,
+    by_name: BTreeMap<String, Arc<Site>>,
+}
+
+impl Sites {
+    /// Builds the table of `configured`, carrying over from `last` what still fits.
+    ///
+    /// # Errors
+    /// One line per origin whose trust can't be set up.
+    pub fn build(
+        configured: &BTreeMap<String, config::Site>,
+        last: Option<&Sites>,
+        workers: usize,
+    ) -> Result<Sites, Vec<String>> {
+        let mut sites = Sites::default();
+        let mut mistakes = Vec::new();
+        for (name, site) in configured {
+            let last = last.and_then(|last| last.by_name.get(name));
+            match Site::build(site, last, workers) {
+                Ok(built) => sites.insert(Arc::new(built)),
+                Err(error) => mistakes.push(format!("site {name}: origin: {error}")),
+            }
+        }
+        if mistakes.is_empty() { Ok(sites) } else { Err(mistakes) }
+    }
+
+    fn insert(&mut self, site: Arc<Site>) {
+        for host in &site.hosts {
+            match host.strip_prefix('*') {
+                Some(suffix) => self.wildcard.insert(suffix.into(), site.clone()),
+                None => self.exact.insert(host.as_str().into(), site.clone()),
+            };
+        }
+        self.by_name.insert(site.name.clone(), site);
+    }
+
+    /// The site of a host: lower case, without port or final dot.
+    pub fn find(&self, host: &str) -> Option<&Arc<Site>> {
+        self.exact.get(host).or_else(|| {
+            let dot = host.find('.')?;
+            self.wildcard.get(&host[dot..])
+        })
+    }
+
+    /// All of them, in order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Site>> {
+        self.by_name.values()
+    }
+}
+
+impl Site {
+    fn build(site: &config::Site, last: Option<&Arc<Site>>, workers: usize) -> Result<Site, TrustError> {
+        let trust = Trust::load(site.origin.ca.as_deref())?;
+        let kept = last.filter(|last| last.origin.serves(&site.origin, &trust));
+        Ok(Site {
+            name: site.name.clone(),
+            origin: match kept {
+                Some(last) => last.origin.clone(),
+                None => Origin::new(site.origin.clone(), trust),
+            },
+            rules: Rules::from(&site.cache),
+            stats: last.map_or_else(|| SiteStats::new(workers), |last| last.stats.clone()),
+            hosts: site.hosts.clone(),
+        })
+    }
+}
