@@ -1,8 +1,10 @@
 //! nearside-edge: the caching edge of every PoP.
 pub mod cache;
 pub mod framing;
+pub mod listen;
 pub mod origin;
 pub mod policy;
+pub mod request;
 pub mod site;
 pub mod stats;
 pub mod tls;

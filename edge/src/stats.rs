@@ -14,14 +14,14 @@ use std::{
 
 use crossbeam_utils::CachePadded;
 
-use crate::{framing::Violation, worker};
+use crate::{framing::Violation, policy, worker};
 
 /// Upper bounds of the latency histogram's buckets, microseconds: from a hit in memory to an origin's
 /// worst day.
 pub const LATENCY_BOUNDS_US: [u64; 14] =
     [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_000_000, 10_000_000];
 
-/// How a request met the cache. The names are metric labels and values of `X-Cache-Status`.
+/// How a request met the cache. The names are metric labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// From the store, fresh.
@@ -65,16 +65,14 @@ impl Outcome {
         }
     }
 
-    /// The value of `X-Cache-Status`.
-    pub fn header(self) -> &'static str {
+    /// As `Cache-Status` and `X-Cache-Status` say it.
+    pub fn policy(self) -> policy::status::Outcome {
         match self {
-            Outcome::Hit => "HIT",
-            Outcome::Stale => "STALE",
-            Outcome::Revalidated => "REVALIDATED",
-            Outcome::Miss => "MISS",
-            Outcome::Collapsed => "HIT",
-            Outcome::Pass => "PASS",
-            Outcome::Local => "NONE",
+            Outcome::Hit | Outcome::Collapsed => policy::status::Outcome::Hit,
+            Outcome::Stale => policy::status::Outcome::Stale,
+            Outcome::Revalidated => policy::status::Outcome::Revalidated,
+            Outcome::Miss => policy::status::Outcome::Miss,
+            Outcome::Pass | Outcome::Local => policy::status::Outcome::Bypass,
         }
     }
 }

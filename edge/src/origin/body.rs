@@ -166,6 +166,11 @@ pub struct FetchBody {
 }
 
 impl FetchBody {
+    /// After a 101 the connection belongs to the tunnel: it keeps its slot until dropped.
+    pub(super) fn tunnel(incoming: Incoming, between_bytes: Duration, lease: Lease) -> Self {
+        FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease) }
+    }
+
     pub(super) fn new(incoming: Incoming, between_bytes: Duration, lease: Lease) -> Self {
         let mut body = FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease) };
         if body.incoming.is_end_stream() {

@@ -57,6 +57,9 @@ pub enum FetchError {
     /// The body ended before its framing said so, or the connection broke.
     #[error("body cut short: {0}")]
     BodyCut(Arc<hyper::Error>),
+    /// The request can't be written down.
+    #[error("unsendable request: {0}")]
+    Unsendable(Arc<http::Error>),
     /// The client's own body failed: the origin is not to blame.
     #[error("request body: {0}")]
     RequestBody(#[from] SendError),
@@ -78,6 +81,7 @@ impl FetchError {
             FetchError::Closed(_) => "origin-closed",
             FetchError::Malformed(_) => "origin-malformed",
             FetchError::BodyCut(_) => "origin-body-cut",
+            FetchError::Unsendable(_) => "unsendable",
             FetchError::RequestBody(_) => "request-body",
         }
     }

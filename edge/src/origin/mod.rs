@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use nearside_fleet::config;
@@ -153,9 +153,14 @@ impl Origin {
         let error = match self.first_byte(response, sent).await {
             Ok(response) => {
                 let between = self.settings.between_bytes_timeout;
+                let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 return Ok(response.map(|incoming| {
                     let lease = Lease::new(self.pool.clone(), connection, reusable, slot);
-                    FetchBody::new(incoming, between, lease)
+                    if switched {
+                        FetchBody::tunnel(incoming, between, lease)
+                    } else {
+                        FetchBody::new(incoming, between, lease)
+                    }
                 }));
             }
             Err(error) => error,

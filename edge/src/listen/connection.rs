@@ -1,0 +1,241 @@
+//! One client connection from accept to close: handshake, protocol, requests, drain.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use http::{Request, Response, Version};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::Notify,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Front,
+    limits::{self, Admitted},
+    wire::{Protocol, Wire},
+};
+use crate::{
+    request::{self, Body},
+    stats::Turned,
+    tls::Served,
+};
+
+/// What is known of a client's connection.
+pub struct Client {
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Where it connected to.
+    pub local: SocketAddr,
+    /// How, if over TLS.
+    pub tls: Option<ClientTls>,
+    /// Requests whose response has not been sent to its end.
+    pub in_flight: AtomicU32,
+    /// Whether the connection has become a tunnel.
+    pub tunnel: AtomicBool,
+    requests: AtomicU64,
+    retire: Notify,
+    /// Held by a tunnel too, which outlives hyper's part in the connection.
+    _place: Admitted,
+}
+
+/// What the handshake settled.
+pub struct ClientTls {
+    /// The name the client asked for.
+    pub server_name: Option<String>,
+    /// The certificate it was shown.
+    pub served: Arc<Served>,
+}
+
+impl Client {
+    fn new(peer: SocketAddr, local: SocketAddr, tls: Option<ClientTls>, place: Admitted) -> Arc<Self> {
+        Arc::new(Client {
+            peer,
+            local,
+            tls,
+            in_flight: AtomicU32::new(0),
+            tunnel: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            retire: Notify::new(),
+            _place: place,
+        })
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// Marks a request as under way until the last byte of its response is sent.
+pub struct InFlight(Arc<Client>);
+
+impl InFlight {
+    fn new(client: Arc<Client>) -> Self {
+        client.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(client)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves a plain connection: HTTP/1 only. h2c by prior knowledge would let one listener be spoken to
+/// in two protocols, which no browser uses and which proxies in front of us may not expect.
+pub async fn serve_plain(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, place: Admitted) {
+    let Ok(local) = stream.local_addr() else { return };
+    let client = Client::new(peer, local, None, place);
+    serve_http1(&front, stream, client).await;
+}
+
+/// Serves a TLS connection: handshake, then what ALPN settled.
+pub async fn serve_tls(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, place: Admitted) {
+    let Ok(local) = stream.local_addr() else { return };
+    let Some(handshake) = front.begin_handshake() else {
+        front.stats.turned(Turned::Handshakes);
+        return;
+    };
+    let accept = TlsAcceptor::from(front.tls.clone()).accept(stream);
+    let stream = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, accept).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            front.stats.turned(Turned::HandshakeFailed);
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            front.stats.turned(Turned::HandshakeTimeout);
+            return;
+        }
+    };
+    drop(handshake);
+    let (_, session) = stream.get_ref();
+    front.stats.handshakes.fetch_add(1, Ordering::Relaxed);
+    if session.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+        front.stats.handshakes_resumed.fetch_add(1, Ordering::Relaxed);
+    }
+    let h2 = session.alpn_protocol() == Some(b"h2");
+    let server_name = session.server_name().map(str::to_owned);
+    // The certificate may have been swapped since the handshake; the new one is for the same site.
+    let Some(served) = front.resolver.table().find(server_name.as_deref()).cloned() else { return };
+    let client = Client::new(peer, local, Some(ClientTls { server_name, served }), place);
+    if h2 {
+        serve_http2(&front, stream, client).await;
+    } else {
+        serve_http1(&front, stream, client).await;
+    }
+}
+
+async fn serve_http1<T>(front: &Arc<Front>, stream: T, client: Arc<Client>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let wire = Wire::new(stream, Protocol::Http1, client.clone(), front.stats.clone());
+    let service = service_fn(|request| respond(front.clone(), client.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The wire's own deadlines tell an idle connection from a slow head; hyper's does not.
+        .header_read_timeout(None)
+        .max_headers(limits::HEADERS_MAX)
+        .max_header_size(limits::HEAD_BYTES_MAX)
+        .max_buf_size(limits::BUFFER_BYTES_MAX)
+        // A client may close its sending side and still read (RFC 9112 section 9.6).
+        .half_close(true)
+        .serve_connection(TokioIo::new(wire), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let mut draining = pin!(async {
+        tokio::select! {
+            () = front.draining.cancelled() => {}
+            () = client.retire.notified() => {}
+        }
+    });
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = draining.as_mut() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    note_end(&client, result);
+}
+
+async fn serve_http2<T>(front: &Arc<Front>, stream: T, client: Arc<Client>)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let wire = Wire::new(stream, Protocol::Http2, client.clone(), front.stats.clone());
+    let service = service_fn(|request| respond(front.clone(), client.clone(), request));
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::STREAMS_MAX)
+        .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(limits::ERROR_RESETS_MAX)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_frame_size(limits::FRAME_BYTES)
+        .max_header_list_size(limits::HEAD_BYTES_MAX as u32)
+        .max_send_buf_size(limits::STREAM_SEND_BYTES)
+        .serve_connection(TokioIo::new(wire), service);
+    let mut connection = pin!(connection);
+    let mut draining = pin!(async {
+        tokio::select! {
+            () = front.draining.cancelled() => {}
+            () = client.retire.notified() => {}
+        }
+    });
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = draining.as_mut() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    note_end(&client, result);
+}
+
+fn respond(
+    front: Arc<Front>,
+    client: Arc<Client>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<Body>, request::Reset>> + Send {
+    let in_flight = InFlight::new(client.clone());
+    let nth = client.requests.fetch_add(1, Ordering::Relaxed) + 1;
+    let last = nth >= limits::REQUESTS_MAX;
+    async move {
+        let version = request.version();
+        let mut response = request::handle(&front.edge, &client, request).await?;
+        // h2 says it with GOAWAY, which `retire` and the drain make hyper send.
+        if version < Version::HTTP_2 && (last || front.draining.is_cancelled()) {
+            let close = http::HeaderValue::from_static("close");
+            response.headers_mut().insert(http::header::CONNECTION, close);
+        } else if last {
+            client.retire.notify_one();
+        }
+        response.body_mut().hold(in_flight);
+        Ok(response)
+    }
+}
+
+fn note_end(client: &Client, result: hyper::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(peer = %client.peer, %error, "connection ended");
+    }
+}

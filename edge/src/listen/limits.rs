@@ -1,0 +1,172 @@
+//! What clients may use, by name.
+//!
+//! Every number here bounds memory, sockets or time that a stranger could take. Refusals are counted
+//! under the limit's name ([`crate::stats::Turned`]).
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::stats::{FrontStats, Turned};
+
+/// Connections in all. At about 22 KB for an idle TLS one this is 350 MB: what a small server has.
+pub const CONNECTIONS_MAX: usize = 16_384;
+
+/// Connections of one client: an IPv4 address, or an IPv6 /64 (what one subscriber gets). An office
+/// behind one address opens hundreds; a thousand is an attack or a benchmark.
+pub const CONNECTIONS_PER_CLIENT_MAX: usize = 1_024;
+
+/// Handshakes under way, per worker. One costs 150 µs of CPU: more than this is a second of queue, and
+/// clients that wait longer give up and try again, which makes it worse.
+pub const HANDSHAKES_MAX: usize = 4_096;
+
+/// From TCP accept to the end of the TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// From a head's first byte to its last.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Between two requests. Longer than origins' and browsers' own limits gains nothing.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Between two bytes of a request body.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A client that takes no byte for this long has gone, or wants to hold our memory.
+pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Header lines of a request. Browsers send under 30.
+pub const HEADERS_MAX: usize = 100;
+
+/// Bytes of a request head.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// hyper's read buffer of a connection: a head that does not fit is refused (431).
+pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a request target (RFC 9110 section 4.1 asks for at least 8000).
+pub const TARGET_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of a request body: an upload larger than this belongs at the origin directly.
+pub const BODY_BYTES_MAX: u64 = 1 << 30;
+
+/// Requests on one connection. Renewing a connection now and then spreads clients over workers again
+/// and frees whatever it accumulated.
+pub const REQUESTS_MAX: u64 = 10_000;
+
+/// Streams at once on an h2 connection.
+pub const STREAMS_MAX: u32 = 128;
+
+/// Streams an h2 client may have reset before we accepted them: rapid reset (CVE-2023-44487).
+pub const PENDING_RESETS_MAX: usize = 32;
+
+/// Streams we had to reset for the client's errors: MadeYouReset (CVE-2025-8671).
+pub const ERROR_RESETS_MAX: usize = 128;
+
+/// What an h2 client may send ahead per stream. Requests rarely have bodies; 64 KiB × streams is what a
+/// connection can make us hold.
+pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// What it may send ahead on all streams together.
+pub const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// Bytes of an h2 stream's response that hyper takes from us before the client does.
+pub const STREAM_SEND_BYTES: usize = 256 * 1024;
+
+/// Largest h2 frame we send when the client allows it, and accept. One TLS record's worth.
+pub const FRAME_BYTES: u32 = 16 * 1024;
+
+/// Counts connections and holds them to their limits.
+#[derive(Default)]
+pub struct Admission {
+    open: AtomicUsize,
+    by_client: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Admission {
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for a connection of `client`, or counts why there is none.
+    pub fn admit(self: &Arc<Self>, client: IpAddr, stats: &FrontStats) -> Option<Admitted> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            stats.turned(Turned::Connections);
+            return None;
+        }
+        let client = accountable(client);
+        let mut by_client = self.by_client.lock();
+        let count = by_client.entry(client).or_default();
+        if *count >= CONNECTIONS_PER_CLIENT_MAX {
+            drop(by_client);
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            stats.turned(Turned::ConnectionsOfClient);
+            return None;
+        }
+        *count += 1;
+        drop(by_client);
+        Some(Admitted { admission: self.clone(), client })
+    }
+}
+
+/// A connection's place. Dropped with it.
+pub struct Admitted {
+    admission: Arc<Admission>,
+    client: IpAddr,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.admission.open.fetch_sub(1, Ordering::Relaxed);
+        let mut by_client = self.admission.by_client.lock();
+        if let Some(count) = by_client.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                by_client.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// What stands for one client: its IPv4 address, or its IPv6 /64.
+fn accountable(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_has_its_share_and_no_more_and_gets_it_back() {
+        let admission = Arc::new(Admission::default());
+        let stats = FrontStats::default();
+        let greedy: IpAddr = "2001:db8::1".parse().unwrap();
+        let neighbour: IpAddr = "2001:db8::2".parse().unwrap();
+        let other: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut places: Vec<_> =
+            (0..CONNECTIONS_PER_CLIENT_MAX).map(|_| admission.admit(greedy, &stats).unwrap()).collect();
+        assert!(admission.admit(neighbour, &stats).is_none(), "one /64 is one client");
+        assert!(admission.admit(other, &stats).is_some());
+        places.pop();
+        assert!(admission.admit(neighbour, &stats).is_some());
+        places.clear();
+        assert_eq!(admission.open(), 0);
+        assert!(admission.by_client.lock().is_empty());
+        let refused = stats.all_turned().find(|&(why, _)| why == Turned::ConnectionsOfClient);
+        assert_eq!(refused, Some((Turned::ConnectionsOfClient, 1)));
+    }
+}

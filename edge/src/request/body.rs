@@ -1,0 +1,193 @@
+//! The body of every response: from the store, from an origin, or made here.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use thiserror::Error;
+
+use super::log::Access;
+use crate::{
+    cache,
+    listen::connection::InFlight,
+    origin::{FetchBody, FetchError},
+    stats::SiteStats,
+};
+
+/// Why a response stopped midway. hyper then closes the connection or resets the stream, so that the
+/// client can't take what it has for the whole (RFC 9112 section 8).
+#[derive(Debug, Error)]
+pub enum BodyError {
+    /// While reading from the store.
+    #[error(transparent)]
+    Stored(#[from] cache::BodyError),
+    /// While reading from the origin.
+    #[error(transparent)]
+    Fetched(#[from] FetchError),
+}
+
+/// A piece of a multipart body.
+pub enum Part {
+    /// Written here.
+    Made(Bytes),
+    /// A span of an object.
+    Stored(cache::Body),
+}
+
+enum Source {
+    Empty,
+    Whole(Bytes),
+    Stored(cache::Body),
+    Fetched(Box<FetchBody>),
+    Parts { parts: std::vec::IntoIter<Part>, current: Option<cache::Body>, left_bytes: u64 },
+}
+
+/// See the module. Dropped, it accounts for what was sent.
+pub struct Body {
+    source: Source,
+    sent_bytes: u64,
+    stats: Option<Arc<SiteStats>>,
+    access: Option<Box<Access>>,
+    in_flight: Option<InFlight>,
+}
+
+impl Body {
+    fn new(source: Source) -> Self {
+        Body { source, sent_bytes: 0, stats: None, access: None, in_flight: None }
+    }
+
+    /// No content.
+    pub fn empty() -> Self {
+        Body::new(Source::Empty)
+    }
+
+    /// Something short, made here.
+    pub fn whole(bytes: impl Into<Bytes>) -> Self {
+        Body::new(Source::Whole(bytes.into()))
+    }
+
+    /// An object's content.
+    pub fn stored(body: cache::Body) -> Self {
+        Body::new(Source::Stored(body))
+    }
+
+    /// An origin's content, past the store.
+    pub fn fetched(body: FetchBody) -> Self {
+        Body::new(Source::Fetched(Box::new(body)))
+    }
+
+    /// Several spans of an object, `total_bytes` with what goes between them.
+    pub fn parts(parts: Vec<Part>, total_bytes: u64) -> Self {
+        Body::new(Source::Parts { parts: parts.into_iter(), current: None, left_bytes: total_bytes })
+    }
+
+    /// Keeps the connection marked busy until the body is dropped.
+    pub fn hold(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+
+    /// What is sent is added to these counters, and to the access log if there is one.
+    pub fn account(&mut self, stats: Arc<SiteStats>, access: Option<Box<Access>>) {
+        self.stats = Some(stats);
+        self.access = access;
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(stats) = &self.stats {
+            stats.here().body_bytes.fetch_add(self.sent_bytes, Relaxed);
+        }
+        if let Some(access) = self.access.take() {
+            access.write(self.sent_bytes);
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut();
+        let polled = match &mut body.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                body.source = Source::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Source::Stored(stored) => {
+                Pin::new(stored).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
+            }
+            Source::Fetched(fetched) => Pin::new(fetched.as_mut())
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Source::Parts { parts, current, left_bytes } => {
+                poll_parts(parts, current, cx).map(|frame| {
+                    if let Some(Ok(frame)) = &frame {
+                        *left_bytes -= frame.data_ref().map_or(0, |data| data.len() as u64).min(*left_bytes);
+                    }
+                    frame
+                })
+            }
+        };
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                // RFC 9110 section 6.5.1: a recipient that does not know a trailer field's semantics
+                // may drop it, and h1 clients have not asked for any (TE is not passed on).
+                let data = frame.into_data().unwrap_or_default();
+                body.sent_bytes += data.len() as u64;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            other => other,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Empty => true,
+            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Stored(body) => body.is_end_stream(),
+            Source::Fetched(body) => body.is_end_stream(),
+            Source::Parts { left_bytes, .. } => *left_bytes == 0,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Empty => SizeHint::with_exact(0),
+            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Stored(body) => body.size_hint(),
+            Source::Fetched(body) => body.size_hint(),
+            Source::Parts { left_bytes, .. } => SizeHint::with_exact(*left_bytes),
+        }
+    }
+}
+
+fn poll_parts(
+    parts: &mut std::vec::IntoIter<Part>,
+    current: &mut Option<cache::Body>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    loop {
+        if let Some(stored) = current {
+            match std::task::ready!(Pin::new(stored).poll_frame(cx)) {
+                Some(frame) => return Poll::Ready(Some(frame.map_err(BodyError::from))),
+                None => *current = None,
+            }
+        }
+        match parts.next() {
+            None => return Poll::Ready(None),
+            Some(Part::Made(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Some(Part::Stored(stored)) => *current = Some(stored),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Deliver: makes the response head, and the body behind it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+
+use super::{Answer, Body, Exchange, Refusal, body::Part, now};
+use crate::{
+    cache::{Candidates, Object},
+    policy::{
+        Content, Precondition, Serve, conditional, headers,
+        range::{self, Extent, Span},
+        status::{self, CacheStatus},
+    },
+    stats::Outcome,
+};
+
+/// Answers from the store without the origin.
+pub(super) fn hit(
+    exchange: &Exchange,
+    found: &Candidates,
+    serve: &Serve,
+    outcome: Outcome,
+) -> Result<Answer, Refusal> {
+    let found = found.get(serve.index).ok_or(Refusal::Internal("no-such-candidate"))?;
+    let account = CacheStatus::hit(outcome.policy(), serve.ttl_secs);
+    Ok(object(exchange, &found.object, serve, &account, outcome))
+}
+
+/// What the store would say of an object that has just been stored or confirmed.
+pub(super) fn serve_now(exchange: &Exchange, object: &Object) -> Serve {
+    let (meta, now) = (object.meta(), now());
+    let age_secs = meta.age(now).as_secs();
+    let lifetime_secs = i64::try_from(meta.lifetime.as_secs()).unwrap_or(i64::MAX);
+    Serve {
+        index: 0,
+        age_secs,
+        ttl_secs: lifetime_secs.saturating_sub(i64::try_from(age_secs).unwrap_or(i64::MAX)),
+        precondition: conditional::evaluate(&exchange.method, &exchange.headers, meta, now),
+    }
+}
+
+/// Answers with an object: whole, a part of it, or the news that it has not changed.
+pub(super) fn object(
+    exchange: &Exchange,
+    object: &Arc<Object>,
+    serve: &Serve,
+    account: &CacheStatus,
+    outcome: Outcome,
+) -> Answer {
+    let meta = object.meta();
+    let mut fields = headers::from_store(meta, serve);
+    let mut status = meta.status;
+    let body = if serve.precondition == Precondition::NotModified {
+        status = StatusCode::NOT_MODIFIED;
+        fields = headers::not_modified(fields);
+        Body::empty()
+    } else {
+        content(exchange, object, &mut status, &mut fields)
+    };
+    append_account(&mut fields, account);
+    Answer { response: respond(status, fields, body), outcome }
+}
+
+fn content(exchange: &Exchange, object: &Arc<Object>, status: &mut StatusCode, fields: &mut HeaderMap) -> Body {
+    let meta = object.meta();
+    if let Content::Part { first, complete_length, .. } = meta.content {
+        // Policy has found the request inside this part.
+        if let Some(span) = range::within_part(&exchange.headers, meta, now()) {
+            *status = StatusCode::PARTIAL_CONTENT;
+            if let Some(length) = complete_length {
+                fields.insert(header::CONTENT_RANGE, span.content_range(length));
+            }
+            fields.insert(header::CONTENT_LENGTH, span.bytes().into());
+            return Body::stored(object.body(Some(span.first - first..span.last + 1 - first)));
+        }
+    }
+    let length = object.length();
+    if let Some(length) = length {
+        if meta.status == StatusCode::OK {
+            fields.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
+        match range::extent(&exchange.method, &exchange.headers, meta, length, now()) {
+            Extent::Whole => {}
+            Extent::Unsatisfiable => {
+                *status = StatusCode::RANGE_NOT_SATISFIABLE;
+                fields.insert(header::CONTENT_RANGE, range::unsatisfied(length));
+                fields.remove(header::CONTENT_LENGTH);
+                fields.remove(header::CONTENT_TYPE);
+                fields.remove(header::CONTENT_ENCODING);
+                return Body::empty();
+            }
+            Extent::Parts(spans) => {
+                *status = StatusCode::PARTIAL_CONTENT;
+                return parts(object, &spans, length, fields);
+            }
+        }
+        if !has_no_content(*status) {
+            fields.insert(header::CONTENT_LENGTH, length.into());
+        }
+    }
+    if exchange.method == Method::HEAD { Body::empty() } else { Body::stored(object.body(None)) }
+}
+
+/// 1xx, 204 and 304 have no content and no length (RFC 9110 section 8.6).
+fn has_no_content(status: StatusCode) -> bool {
+    status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+}
+
+/// One span as it is, several as `multipart/byteranges` (RFC 9110 section 15.3.7).
+fn parts(object: &Arc<Object>, spans: &[Span], length: u64, fields: &mut HeaderMap) -> Body {
+    let read = |span: &Span| object.body(Some(span.first..span.last + 1));
+    if let [span] = spans {
+        fields.insert(header::CONTENT_RANGE, span.content_range(length));
+        fields.insert(header::CONTENT_LENGTH, span.bytes().into());
+        return Body::stored(read(span));
+    }
+    // 64 random bits: the content can't have been made to hold the boundary beforehand.
+    let boundary = format!("{:016x}", fastrand::u64(..));
+    let content_type = fields.get(header::CONTENT_TYPE).cloned();
+    let mut total = 0;
+    let mut parts = Vec::with_capacity(spans.len());
+    for span in spans {
+        let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
+        if let Some(content_type) = &content_type {
+            head.extend_from_slice(b"Content-Type: ");
+            head.extend_from_slice(content_type.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"Content-Range: ");
+        head.extend_from_slice(span.content_range(length).as_bytes());
+        head.extend_from_slice(b"\r\n\r\n");
+        total += head.len() as u64 + span.bytes();
+        parts.push(Part::Made(Bytes::from(head)));
+        parts.push(Part::Stored(read(span)));
+    }
+    let end = Bytes::from(format!("\r\n--{boundary}--\r\n"));
+    total += end.len() as u64;
+    parts.push(Part::Made(end));
+    let value = format!("multipart/byteranges; boundary={boundary}");
+    if let Ok(value) = HeaderValue::try_from(value) {
+        fields.insert(header::CONTENT_TYPE, value);
+    }
+    fields.insert(header::CONTENT_LENGTH, total.into());
+    Body::parts(parts, total)
+}
+
+/// Adds our member to `Cache-Status`, after those of caches closer to the origin (RFC 9211 section 2).
+pub(super) fn append_account(fields: &mut HeaderMap, account: &CacheStatus) {
+    fields.append(status::CACHE_STATUS, account.value());
+    fields.insert(status::X_CACHE_STATUS, HeaderValue::from_static(account.outcome.word()));
+}
+
+/// The connection ends with this answer.
+pub(super) fn close_after(fields: &mut HeaderMap) {
+    fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+pub(super) fn respond(status: StatusCode, fields: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    response
+}

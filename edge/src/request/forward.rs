@@ -1,0 +1,114 @@
+//! The request as the origin gets to see it.
+//!
+//! Policy has taken out what belongs to the client's connection. What a client says about itself in forwarding
+//! fields is replaced by what we know: an origin that trusts us must be able to. `Host` is the normalised
+//! host without port, the one the cache key holds: what an origin reflects into a page is then what the
+//! page is stored under.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+
+use super::Edge;
+use crate::{listen::connection::Client, origin::SendBody, policy::Target, site::Site};
+
+/// Fields by which proxies speak of clients. Never a client's to set.
+const FORWARDING: [HeaderName; 7] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// Whether a request asks for a tunnel that is passed on. h2c is not: it would be HTTP again, past every
+/// check.
+pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let connection = headers.get(header::CONNECTION)?.to_str().ok()?;
+    if !connection.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")) {
+        return None;
+    }
+    let upgrade = headers.get(header::UPGRADE)?;
+    let text = upgrade.to_str().ok()?.to_ascii_lowercase();
+    let speaks_http = text.split(',').any(|protocol| {
+        let protocol = protocol.trim();
+        protocol == "h2c" || protocol.starts_with("http/") || protocol.starts_with("tls/")
+    });
+    (!speaks_http).then(|| upgrade.clone())
+}
+
+/// What the origin's request is made of, besides its fields.
+pub struct Forwarding<'a> {
+    /// Who we are.
+    pub edge: &'a Edge,
+    /// Whose request it is.
+    pub client: &'a Client,
+    /// The site.
+    pub site: &'a Site,
+    /// The target, normalised.
+    pub target: &'a Target,
+    /// The method.
+    pub method: &'a Method,
+}
+
+impl Forwarding<'_> {
+    /// Makes the request from end-to-end `headers`.
+    ///
+    /// # Errors
+    /// When the target can't be written as one, which parsing it has ruled out.
+    pub fn request(&self, mut headers: HeaderMap, body: SendBody) -> Result<Request<SendBody>, http::Error> {
+        for name in FORWARDING {
+            headers.remove(name);
+        }
+        // The 100 is ours to give: hyper sends it when the origin connection wants the body.
+        headers.remove(header::EXPECT);
+        let host = self.site.origin.settings().host_header.as_deref().unwrap_or(self.target.host());
+        headers.insert(header::HOST, HeaderValue::from_str(host)?);
+        self.say_who(&mut headers)?;
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.path_and_query().parse::<Uri>()?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    fn say_who(&self, headers: &mut HeaderMap) -> Result<(), http::Error> {
+        let address = self.client.peer.ip().to_canonical();
+        let (scheme, host) = (self.client.scheme(), self.target.host());
+        headers.insert("x-forwarded-for", HeaderValue::from_str(&address.to_string())?);
+        headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
+        headers.insert("x-forwarded-host", HeaderValue::from_str(host)?);
+        let node = match address {
+            IpAddr::V4(v4) => v4.to_string(),
+            // RFC 7239 section 6: an IPv6 address is bracketed and quoted.
+            IpAddr::V6(v6) => format!("\"[{v6}]\""),
+        };
+        let forwarded = format!("for={node};host=\"{host}\";proto={scheme}");
+        headers.insert(header::FORWARDED, HeaderValue::from_str(&forwarded)?);
+        headers.append("cdn-loop", HeaderValue::from_str(&self.edge.identity.name)?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn only_foreign_protocols_are_tunnelled() {
+        let asks = |protocol: &'static str| {
+            upgrade_of(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", protocol)])).is_some()
+        };
+        assert!(asks("websocket"));
+        for protocol in ["h2c", "websocket, H2C", "HTTP/2.0", "TLS/1.0"] {
+            assert!(!asks(protocol), "{protocol}");
+        }
+        assert!(upgrade_of(&headers(&[("upgrade", "websocket")])).is_none());
+    }
+}

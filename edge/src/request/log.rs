@@ -1,0 +1,68 @@
+//! The access log: one event per response, written when its last byte is sent or its client has gone.
+//!
+//! Off unless the log filter enables the target `access` (`--log-level info,access=info`), and then free
+//! of secrets: the query is never logged, it may carry signatures.
+
+use std::time::Instant;
+
+use super::Answer;
+use crate::listen::connection::Client;
+
+/// What is known of a request once its response head is.
+pub struct Access {
+    peer: std::net::IpAddr,
+    scheme: &'static str,
+    method: http::Method,
+    host: String,
+    path: String,
+    status: u16,
+    outcome: &'static str,
+    started: Instant,
+    head_us: u64,
+}
+
+impl Access {
+    /// Whether anyone reads it.
+    pub fn enabled() -> bool {
+        tracing::enabled!(target: "access", tracing::Level::INFO)
+    }
+
+    /// Notes a response head.
+    pub(super) fn new(
+        client: &Client,
+        method: &http::Method,
+        host: &str,
+        path: &str,
+        answer: &Answer,
+        started: Instant,
+    ) -> Box<Self> {
+        Box::new(Access {
+            peer: client.peer.ip(),
+            scheme: client.scheme(),
+            method: method.clone(),
+            host: host.to_owned(),
+            path: path.to_owned(),
+            status: answer.response.status().as_u16(),
+            outcome: answer.outcome.name(),
+            started,
+            head_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// The response has ended.
+    pub fn write(self, sent_bytes: u64) {
+        tracing::info!(
+            target: "access",
+            peer = %self.peer,
+            scheme = self.scheme,
+            method = %self.method,
+            host = self.host,
+            path = self.path,
+            status = self.status,
+            cache = self.outcome,
+            bytes = sent_bytes,
+            head_us = self.head_us,
+            total_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        );
+    }
+}

@@ -1,0 +1,368 @@
+//! Miss: asks the origin for what may be stored, once for all who want it.
+//!
+//! The fetch runs as a task of its own: a client that leaves takes neither the fetch nor the others'
+//! answer with it. Who leads waits for its verdict; who follows waits for the head and then looks up
+//! again, and fetches alone where what came is not for it.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use http::{HeaderMap, Response, StatusCode};
+
+use super::{Answer, Body, Exchange, Refusal, deliver, forward::Forwarding, now};
+use crate::{
+    cache::{
+        Candidates, Found, Object,
+        fill::{self, Join, Keep, Lease, Outcome as Waited},
+    },
+    origin::{FetchBody, FetchError, SendBody},
+    policy::{
+        self, Asked, Collapse, Fetch, Forward, Plan, Revalidate, StalePermit, Timestamp, Verdict, headers,
+        status::CacheStatus,
+    },
+    stats::Outcome,
+};
+
+/// Leaders in a row that went away without an answer before a follower fetches for itself.
+const JOINS_MAX: usize = 3;
+
+/// What the origin is to be asked.
+pub(super) enum Need {
+    /// For a response.
+    Fetch(Fetch),
+    /// Whether a stored one still holds.
+    Revalidate(Revalidate),
+}
+
+impl Need {
+    fn forward(&self) -> Forward {
+        match self {
+            Need::Fetch(fetch) => fetch.forward,
+            Need::Revalidate(revalidate) => revalidate.forward,
+        }
+    }
+
+    fn collapse(&self) -> Collapse {
+        match self {
+            Need::Fetch(fetch) => fetch.collapse,
+            Need::Revalidate(_) => Collapse::Join,
+        }
+    }
+
+    /// What is validated, and whether it may stand in.
+    fn validates(&self, found: &Candidates) -> Option<(Found, StalePermit)> {
+        match self {
+            Need::Fetch(_) => None,
+            Need::Revalidate(revalidate) => Some((found.get(revalidate.index)?.clone(), revalidate.stale)),
+        }
+    }
+}
+
+/// Gets what is needed from the origin, or from whoever is getting it already.
+pub(super) async fn obtain(
+    exchange: &Arc<Exchange>,
+    mut found: Candidates,
+    mut need: Need,
+) -> Result<Answer, Refusal> {
+    let cache = &exchange.edge.cache;
+    for _ in 0..JOINS_MAX {
+        if need.collapse() == Collapse::Alone {
+            break;
+        }
+        let waiter = match cache.join(&exchange.key, hint(&found)) {
+            Join::Lead(lease) | Join::Pass(lease) => return lead(exchange, found, need, lease).await,
+            Join::Follow(waiter) => waiter,
+        };
+        match waiter.wait(exchange.site.origin.head_deadline()).await {
+            Waited::Retry => continue,
+            Waited::Pass | Waited::TimedOut => break,
+            Waited::Failed => return stand_in(exchange, &found, &need),
+            Waited::Ready => {}
+        }
+        found = exchange.lookup().await;
+        match exchange.plan(&found, now()) {
+            Plan::Serve(serve) | Plan::ServeAndRefresh(serve, _) => {
+                let stored = found.get(serve.index).ok_or(Refusal::Internal("no-such-candidate"))?;
+                let mut account = CacheStatus::hit(Outcome::Collapsed.policy(), serve.ttl_secs);
+                account.forward = Some(need.forward());
+                account.collapsed = true;
+                return Ok(deliver::object(exchange, &stored.object, &serve, &account, Outcome::Collapsed));
+            }
+            Plan::Revalidate(revalidate) => need = Need::Revalidate(revalidate),
+            Plan::Fetch(fetch) => need = Need::Fetch(fetch),
+            Plan::Pass(forward) => need = Need::Fetch(alone(forward)),
+            Plan::GatewayTimeout => return Err(Refusal::NotCached),
+        }
+        // What came was not for us, or was stale on arrival: no use in waiting for the next one.
+        break;
+    }
+    let lease = cache.alone(&exchange.key);
+    lead(exchange, found, need, lease).await
+}
+
+/// Refreshes what was served stale, unless someone does already.
+pub(super) fn refresh(exchange: &Arc<Exchange>, found: &Candidates, revalidate: Revalidate) {
+    let Join::Lead(lease) = exchange.edge.cache.join(&exchange.key, hint(found)) else { return };
+    exchange.site.stats.here().refreshes.fetch_add(1, Relaxed);
+    let need = Need::Revalidate(revalidate);
+    let validates = need.validates(found);
+    let asking = Asking { exchange: exchange.clone(), need, validates, keep: Keep::Always };
+    // Its outcome is told to the store; a failure leaves what is stored as it is.
+    tokio::spawn(async move { asking.run(lease).await });
+}
+
+/// Tells variants apart for collapsing: requests that differ in what the stored responses vary by are
+/// different requests. Only equality counts here; a clash costs a wait, never a wrong answer.
+fn hint(found: &Candidates) -> u64 {
+    let _ = found;
+    0
+}
+
+/// Other requests' fetch failed: ours would too.
+fn stand_in(exchange: &Exchange, found: &Candidates, need: &Need) -> Result<Answer, Refusal> {
+    match need.validates(found) {
+        Some((stored, StalePermit::Until(until))) if now() < until => {
+            let account = CacheStatus::forwarded(Outcome::Stale.policy(), need.forward(), None);
+            let account = CacheStatus { collapsed: true, ..account };
+            Ok(stale(exchange, &stored.object, account))
+        }
+        _ => Err(Refusal::OthersFailed),
+    }
+}
+
+fn stale(exchange: &Exchange, object: &Arc<Object>, account: CacheStatus) -> Answer {
+    let serve = deliver::serve_now(exchange, object);
+    let account = CacheStatus { ttl_secs: Some(serve.ttl_secs), ..account };
+    deliver::object(exchange, object, &serve, &account, Outcome::Stale)
+}
+
+async fn lead(
+    exchange: &Arc<Exchange>,
+    found: Candidates,
+    need: Need,
+    lease: Lease,
+) -> Result<Answer, Refusal> {
+    let forward = need.forward();
+    let validates = need.validates(&found);
+    let outdated = validates.is_some();
+    let stored = validates.clone();
+    let asking = Asking { exchange: exchange.clone(), need, validates, keep: Keep::WhileRead };
+    let led = tokio::spawn(async move { asking.run(lease).await })
+        .await
+        .map_err(|_panicked| Refusal::Internal("fetch-task"))?;
+    match led {
+        Led::Stored(object, status) => {
+            let serve = deliver::serve_now(exchange, &object);
+            let outcome = if outdated { policy::status::Outcome::Expired } else { policy::status::Outcome::Miss };
+            let mut account = CacheStatus::forwarded(outcome, forward, Some(status));
+            account.ttl_secs = Some(serve.ttl_secs);
+            account.stored = true;
+            Ok(deliver::object(exchange, &object, &serve, &account, Outcome::Miss))
+        }
+        Led::Updated(object) => {
+            let serve = deliver::serve_now(exchange, &object);
+            let outcome = policy::status::Outcome::Revalidated;
+            let mut account = CacheStatus::forwarded(outcome, forward, Some(StatusCode::NOT_MODIFIED));
+            account.ttl_secs = Some(serve.ttl_secs);
+            Ok(deliver::object(exchange, &object, &serve, &account, Outcome::Revalidated))
+        }
+        Led::Passed(response, times) => Ok(passed(exchange, forward, response, times)),
+        Led::Stale(status, detail) => {
+            let (stored, _) = stored.ok_or(Refusal::Internal("nothing-to-stand-in"))?;
+            let mut account = CacheStatus::forwarded(Outcome::Stale.policy(), forward, status);
+            account.detail = detail;
+            Ok(stale(exchange, &stored.object, account))
+        }
+        Led::Failed(refusal) => Err(refusal),
+    }
+}
+
+/// An origin's answer that is not stored, on its way down.
+pub(super) fn passed(
+    exchange: &Exchange,
+    forward: Forward,
+    response: Response<FetchBody>,
+    times: Times,
+) -> Answer {
+    let (parts, body) = response.into_parts();
+    let mut fields = headers::downstream(&parts.headers, times.request, times.response);
+    let outcome = match forward {
+        Forward::Bypass | Forward::Method => Outcome::Pass,
+        _ => Outcome::Miss,
+    };
+    let account = CacheStatus::forwarded(outcome.policy(), forward, Some(parts.status));
+    deliver::append_account(&mut fields, &account);
+    let body = if exchange.method == http::Method::HEAD { Body::empty() } else { Body::fetched(body) };
+    Answer { response: deliver::respond(parts.status, fields, body), outcome }
+}
+
+fn alone(forward: Forward) -> Fetch {
+    Fetch { forward, collapse: Collapse::Alone, range: policy::decide::Range::AsAsked }
+}
+
+/// When the origin was asked, and when its head came.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    pub(super) request: Timestamp,
+    pub(super) response: Timestamp,
+}
+
+/// How a fetch ended, as far as its head.
+enum Led {
+    /// It is being stored; the origin's status.
+    Stored(Arc<Object>, StatusCode),
+    /// What is stored still holds.
+    Updated(Arc<Object>),
+    /// It is not to be stored.
+    Passed(Response<FetchBody>, Times),
+    /// What was validated stands in for the origin's error.
+    Stale(Option<StatusCode>, Option<&'static str>),
+    /// Nothing does.
+    Failed(Refusal),
+}
+
+/// A question to the origin, with all that its answer is judged by.
+struct Asking {
+    exchange: Arc<Exchange>,
+    need: Need,
+    validates: Option<(Found, StalePermit)>,
+    keep: Keep,
+}
+
+impl Asking {
+    async fn run(mut self, lease: Lease) -> Led {
+        let (answer, times) = self.ask().await;
+        let (verdict, answer) = self.judge(answer, times);
+        let (verdict, answer, times) = match verdict {
+            Ok(Verdict::AskAgain) => {
+                // A 304 to conditions that were not ours, or not about what we have: without conditions
+                // there can be none.
+                self.validates = None;
+                let (answer, times) = self.ask().await;
+                let (verdict, answer) = self.judge(answer, times);
+                (verdict, answer, times)
+            }
+            verdict => (verdict, answer, times),
+        };
+        self.carry_out(verdict, answer, times, lease)
+    }
+
+    fn judge(
+        &self,
+        answer: Result<Response<FetchBody>, FetchError>,
+        times: Times,
+    ) -> (Result<Verdict, StatusCode>, Result<Response<FetchBody>, FetchError>) {
+        let exchange = &self.exchange;
+        let request = exchange.policy_request();
+        let uri = exchange.uri();
+        let validating = self.validates.as_ref().map(|(found, stale)| (found.candidate(), *stale));
+        let asked = Asked {
+            request: &request,
+            rules: &exchange.site.rules,
+            uri: &uri,
+            request_time: times.request,
+            response_time: times.response,
+            validating,
+        };
+        let verdict = match &answer {
+            Ok(response) => Ok(policy::judge(&asked, response.status(), response.headers())),
+            Err(error) => match Refusal::failure(error) {
+                Some(failure) => policy::origin_failed(&asked, failure),
+                None => Err(StatusCode::BAD_REQUEST),
+            },
+        };
+        (verdict, answer)
+    }
+
+    fn carry_out(
+        self,
+        verdict: Result<Verdict, StatusCode>,
+        answer: Result<Response<FetchBody>, FetchError>,
+        times: Times,
+        lease: Lease,
+    ) -> Led {
+        let (verdict, response) = match (verdict, answer) {
+            (Ok(Verdict::ServeStale), Err(error)) => {
+                lease.fail();
+                return Led::Stale(None, Some(error.reason()));
+            }
+            (Ok(Verdict::ServeStale), Ok(response)) => {
+                lease.fail();
+                return Led::Stale(Some(response.status()), None);
+            }
+            (_, Err(error)) => {
+                lease.fail();
+                return Led::Failed(Refusal::of_fetch(error));
+            }
+            (Ok(verdict), Ok(response)) => (verdict, response),
+            (Err(_), Ok(_)) => return Led::Failed(Refusal::Internal("answer-and-failure")),
+        };
+        match verdict {
+            Verdict::Store(meta) => {
+                let status = response.status();
+                let (filler, object) = lease.start(*meta, self.keep);
+                // The store owns the fill: it goes on without us, and ends when nobody reads it.
+                tokio::spawn(fill::drive(filler, response.into_body()));
+                Led::Stored(object, status)
+            }
+            Verdict::Pass { uncollapsed, .. } => {
+                lease.pass(uncollapsed);
+                Led::Passed(response, times)
+            }
+            Verdict::Update { meta, .. } => match &self.validates {
+                Some((found, _)) => Led::Updated(lease.update(found, *meta)),
+                None => Led::Failed(Refusal::Internal("update-of-nothing")),
+            },
+            Verdict::AskAgain => Led::Failed(Refusal::Internal("not-modified-without-conditions")),
+            Verdict::ServeStale => Led::Failed(Refusal::Internal("unreachable")),
+        }
+    }
+
+    fn conditions(&self) -> HeaderMap {
+        match (&self.need, &self.validates) {
+            (Need::Revalidate(revalidate), Some(_)) => revalidate.conditions.clone(),
+            _ => HeaderMap::new(),
+        }
+    }
+
+    async fn ask(&self) -> (Result<Response<FetchBody>, FetchError>, Times) {
+        let exchange = &self.exchange;
+        let conditions = self.conditions();
+        let fields = match (&self.need, self.keep) {
+            (_, Keep::Always) => headers::upstream_refresh(&exchange.headers, &conditions),
+            (Need::Fetch(fetch), _) => headers::upstream(&exchange.headers, &conditions, fetch.range),
+            (Need::Revalidate(_), _) => {
+                headers::upstream(&exchange.headers, &conditions, policy::decide::Range::Dropped)
+            }
+        };
+        ask(exchange, fields, SendBody::Empty).await
+    }
+}
+
+/// Sends a request for this exchange, and counts it.
+pub(super) async fn ask(
+    exchange: &Exchange,
+    fields: HeaderMap,
+    body: SendBody,
+) -> (Result<Response<FetchBody>, FetchError>, Times) {
+    let request_time = now();
+    let stats = exchange.site.stats.here();
+    let forwarding = Forwarding {
+        edge: &exchange.edge,
+        client: &exchange.client,
+        site: &exchange.site,
+        target: &exchange.target,
+        method: &exchange.method,
+    };
+    let result = match forwarding.request(fields, body) {
+        Ok(request) => {
+            stats.origin_fetches.fetch_add(1, Relaxed);
+            exchange.site.origin.fetch(request).await
+        }
+        Err(error) => Err(FetchError::Unsendable(Arc::new(error))),
+    };
+    if let Err(error) = &result {
+        stats.origin_failures.fetch_add(1, Relaxed);
+        tracing::warn!(site = exchange.site.name, %error, "origin gave no answer");
+    }
+    (result, Times { request: request_time, response: now() })
+}

@@ -1,0 +1,269 @@
+//! The state machine of a request: the only module that knows all steps.
+//!
+//! ```text
+//! Recv → Gate → Lookup ─┬→ Hit ────────────────────────┐
+//!                       ├→ Stale (refresh beside it) ───┤
+//!                       ├→ Miss (fetch, judge, store) ──┼→ Deliver
+//!                       └→ Pass (fetch, judge) ─────────┘
+//! ```
+//!
+//! [`gate`] is Recv and Gate; this file looks up and chooses; [`miss`] and [`pass`] ask the origin;
+//! [`deliver`] makes the head. What may be decided about HTTP is decided by `policy`, what is kept is
+//! kept by `cache`; here only the order of things lives. Errors are [`Refusal`]s all the way and become
+//! statuses in [`refusal`].
+//!
+//! Not passed on: 1xx responses (hyper's server can't send them, its client drops them) and trailers.
+//! `100 Continue` is sent to the client when the origin connection first wants the body.
+
+pub mod body;
+pub mod deliver;
+pub mod forward;
+pub mod gate;
+pub mod log;
+pub mod miss;
+pub mod pass;
+pub mod refusal;
+pub mod tunnel;
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Body as _;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use smallvec::SmallVec;
+
+pub use self::{body::Body, gate::HEALTH_PATH, refusal::Refusal};
+use self::{gate::Gated, log::Access, miss::Need};
+use crate::{
+    cache::{Cache, Candidates},
+    listen::connection::Client,
+    policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
+    site::{Site, Sites},
+    stats::{Outcome, SiteStats},
+};
+
+/// hyper asks for an error type; a handler of ours always answers.
+pub type Reset = Infallible;
+
+/// Who this edge is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The node's name in the fleet file.
+    pub node: String,
+    /// Its pseudonym in `Via`, `CDN-Loop` and `Cache-Status`: a token.
+    pub name: String,
+}
+
+impl Identity {
+    /// Of a node of a fleet.
+    pub fn new(fleet: &str, node: &str) -> Self {
+        let token = |text: &str| -> String {
+            text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect()
+        };
+        Identity { node: node.to_owned(), name: format!("nearside-{}-{}", token(fleet), token(node)) }
+    }
+}
+
+/// Whether requests are welcome, as health checks are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Serving {
+    /// Not yet.
+    Starting,
+    /// Yes.
+    Yes,
+    /// No longer.
+    Draining,
+}
+
+/// What answers requests.
+pub struct Edge {
+    /// Who we are.
+    pub identity: Identity,
+    /// What is served, swapped whole.
+    pub sites: ArcSwap<Sites>,
+    /// What is kept.
+    pub cache: Arc<Cache>,
+    /// Counts what belongs to no site.
+    pub unknown: Arc<SiteStats>,
+    serving: AtomicU8,
+}
+
+impl Edge {
+    /// An edge that is starting and knows no sites.
+    pub fn new(identity: Identity, cache: Arc<Cache>, workers: usize) -> Arc<Self> {
+        Arc::new(Edge {
+            identity,
+            sites: ArcSwap::default(),
+            cache,
+            unknown: SiteStats::new(workers),
+            serving: AtomicU8::new(Serving::Starting as u8),
+        })
+    }
+
+    /// Whether requests are welcome.
+    pub fn serving(&self) -> Serving {
+        match self.serving.load(Ordering::Relaxed) {
+            0 => Serving::Starting,
+            1 => Serving::Yes,
+            _ => Serving::Draining,
+        }
+    }
+
+    /// From now on.
+    pub fn set_serving(&self, serving: Serving) {
+        self.serving.store(serving as u8, Ordering::Relaxed);
+    }
+}
+
+/// A response and how it came about.
+pub struct Answer {
+    /// Complete but for what the connection adds.
+    pub response: Response<Body>,
+    /// For counters and logs.
+    pub outcome: Outcome,
+}
+
+/// A request that passed the gate. Immutable: the fetch it causes may outlive the client.
+pub struct Exchange {
+    edge: Arc<Edge>,
+    client: Arc<Client>,
+    site: Arc<Site>,
+    target: Target,
+    key: CacheKey,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Exchange {
+    /// The target in absolute form.
+    fn uri(&self) -> String {
+        format!("{}://{}{}", self.client.scheme(), self.target.host(), self.target.path_and_query())
+    }
+
+    fn policy_request(&self) -> policy::Request<'_> {
+        policy::Request::new(&self.method, &self.headers)
+    }
+
+    async fn lookup(&self) -> Candidates {
+        self.edge.cache.lookup(&self.key).await
+    }
+
+    fn plan(&self, found: &Candidates, now: Timestamp) -> Plan {
+        let candidates: SmallVec<[Candidate<'_>; 2]> = found.iter().map(|found| found.candidate()).collect();
+        policy::plan(&self.policy_request(), &candidates, now)
+    }
+}
+
+/// The wall clock, read at the rim.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Answers a request. Always: whatever fails becomes a status.
+///
+/// # Errors
+/// None; the type is hyper's.
+pub async fn handle(
+    edge: &Arc<Edge>,
+    client: &Arc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Reset> {
+    let started = Instant::now();
+    let (site, host) = match gate::receive(edge, client, &request) {
+        Ok(Gated::Pass(site, host)) => (site, host),
+        Ok(Gated::Answered(answer)) => return Ok(finish_local(edge, client, &request, answer, started)),
+        Err(refusal) => {
+            return Ok(finish_local(edge, client, &request, refusal.answer(edge), started));
+        }
+    };
+    let (mut parts, incoming) = request.into_parts();
+    let target = Target::new(&host, parts.uri.path(), parts.uri.query(), &site.rules.query);
+    let key = CacheKey::new(&site.name, None, &target);
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let exchange = Arc::new(Exchange {
+        edge: edge.clone(),
+        client: client.clone(),
+        site,
+        target,
+        key,
+        method: parts.method,
+        headers: parts.headers,
+    });
+    let answer = match lookup(&exchange, incoming, upgrade).await {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            tracing::debug!(site = exchange.site.name, ?refusal, "refused");
+            refusal.answer(edge)
+        }
+    };
+    Ok(finish(&exchange, answer, started))
+}
+
+/// Lookup: what is stored decides, with policy, where the request goes.
+async fn lookup(
+    exchange: &Arc<Exchange>,
+    incoming: Incoming,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Answer, Refusal> {
+    let protocol = upgrade.as_ref().and_then(|_| forward::upgrade_of(&exchange.headers));
+    if let (Some(protocol), Some(upgrade)) = (protocol, upgrade) {
+        return pass::tunnel(exchange, incoming, protocol, upgrade).await;
+    }
+    // A GET with content may be answered by it (RFC 9110 section 9.3.1 gives it no meaning, some
+    // applications do): shared, such an answer would be poison.
+    if !incoming.is_end_stream() && matches!(exchange.method, Method::GET | Method::HEAD) {
+        return pass::pass(exchange, Forward::Bypass, incoming).await;
+    }
+    let found = exchange.lookup().await;
+    match exchange.plan(&found, now()) {
+        Plan::Serve(serve) => deliver::hit(exchange, &found, &serve, Outcome::Hit),
+        Plan::ServeAndRefresh(serve, revalidate) => {
+            miss::refresh(exchange, &found, revalidate);
+            deliver::hit(exchange, &found, &serve, Outcome::Stale)
+        }
+        Plan::Revalidate(revalidate) => miss::obtain(exchange, found, Need::Revalidate(revalidate)).await,
+        Plan::Fetch(fetch) => miss::obtain(exchange, found, Need::Fetch(fetch)).await,
+        Plan::Pass(forward) => pass::pass(exchange, forward, incoming).await,
+        Plan::GatewayTimeout => Err(Refusal::NotCached),
+    }
+}
+
+fn finish(exchange: &Exchange, mut answer: Answer, started: Instant) -> Response<Body> {
+    let stats = &exchange.site.stats;
+    stats.here().responded(answer.outcome, answer.response.status(), started.elapsed());
+    let access = Access::enabled().then(|| {
+        let (host, path) = (exchange.target.host(), exchange.target.path());
+        Access::new(&exchange.client, &exchange.method, host, path, &answer, started)
+    });
+    answer.response.body_mut().account(stats.clone(), access);
+    answer.response
+}
+
+fn finish_local(
+    edge: &Edge,
+    client: &Client,
+    request: &Request<Incoming>,
+    mut answer: Answer,
+    started: Instant,
+) -> Response<Body> {
+    edge.unknown.here().responded(answer.outcome, answer.response.status(), started.elapsed());
+    let access =
+        Access::enabled().then(|| Access::new(client, request.method(), "", request.uri().path(), &answer, started));
+    answer.response.body_mut().account(edge.unknown.clone(), access);
+    // What is left of a request's content after an early answer is not read as the next request: the
+    // connection ends (RFC 9112 section 9.3).
+    if !request.body().is_end_stream() {
+        deliver::close_after(answer.response.headers_mut());
+    }
+    answer.response
+}

@@ -1,0 +1,80 @@
+//! Pass: the cache has no part in the answer. Still, what the answer makes untrue is forgotten.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http_body::Body as _;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+
+use super::{
+    Answer, Body, Exchange, Refusal, deliver,
+    miss::{self, Times},
+    now, tunnel,
+};
+use crate::{
+    listen::limits::{BODY_BYTES_MAX, BODY_TIMEOUT},
+    origin::SendBody,
+    policy::{CacheKey, Forward, headers, invalidate, status::CacheStatus},
+    stats::Outcome,
+};
+
+/// Sends the request on, content and all, and its answer back.
+pub(super) async fn pass(
+    exchange: &Arc<Exchange>,
+    forward: Forward,
+    incoming: Incoming,
+) -> Result<Answer, Refusal> {
+    let fields = headers::upstream_pass(&exchange.headers);
+    let (answer, times) = miss::ask(exchange, fields, send(incoming)).await;
+    let response = answer.map_err(Refusal::of_fetch)?;
+    forget(exchange, response.status(), response.headers());
+    Ok(miss::passed(exchange, forward, response, times))
+}
+
+fn send(incoming: Incoming) -> SendBody {
+    SendBody::client(incoming, BODY_BYTES_MAX, BODY_TIMEOUT)
+}
+
+/// Removes what a successful unsafe request made untrue (RFC 9111 section 4.4), before its answer goes
+/// down: a client that reads its own write must not find the old.
+fn forget(exchange: &Exchange, status: StatusCode, fields: &HeaderMap) {
+    let Ok(uri) = exchange.uri().parse::<Uri>() else { return };
+    let keyed = &exchange.site.rules.query;
+    for target in invalidate::targets(&exchange.method, status, &uri, fields, keyed) {
+        exchange.edge.cache.invalidate(&CacheKey::new(&exchange.site.name, None, &target), now());
+    }
+}
+
+/// Asks the origin to switch protocols; if it does, so do we.
+pub(super) async fn tunnel(
+    exchange: &Arc<Exchange>,
+    incoming: Incoming,
+    protocol: HeaderValue,
+    client_side: OnUpgrade,
+) -> Result<Answer, Refusal> {
+    if !incoming.is_end_stream() {
+        // Content and tunnel on one connection leave open where one ends.
+        return Err(Refusal::UpgradeWithContent);
+    }
+    let mut fields = headers::upstream_pass(&exchange.headers);
+    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    fields.insert(header::UPGRADE, protocol);
+    let (answer, times) = miss::ask(exchange, fields, SendBody::Empty).await;
+    let mut response = answer.map_err(Refusal::of_fetch)?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(miss::passed(exchange, Forward::Bypass, response, times));
+    }
+    let origin_side = hyper::upgrade::on(&mut response);
+    let (parts, body) = response.into_parts();
+    let Times { request, response } = times;
+    let mut fields = headers::downstream(&parts.headers, request, response);
+    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(agreed) = parts.headers.get(header::UPGRADE) {
+        fields.insert(header::UPGRADE, agreed.clone());
+    }
+    let account = CacheStatus::forwarded(Outcome::Pass.policy(), Forward::Bypass, Some(parts.status));
+    deliver::append_account(&mut fields, &account);
+    tokio::spawn(tunnel::run(exchange.client.clone(), client_side, origin_side, body));
+    let response = deliver::respond(StatusCode::SWITCHING_PROTOCOLS, fields, Body::empty());
+    Ok(Answer { response, outcome: Outcome::Pass })
+}
