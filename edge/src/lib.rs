@@ -1,7 +1,10 @@
 //! nearside-edge: the caching edge of every PoP.
 pub mod cache;
+pub mod control;
+pub mod daemon;
 pub mod framing;
 pub mod listen;
+pub mod metrics;
 pub mod origin;
 pub mod policy;
 pub mod request;

@@ -1,2 +1,2 @@
-//! Placeholder.
+//! nearside-edge, the program.
 fn main() {}

@@ -82,7 +82,12 @@ pub struct Front {
 
 impl Front {
     /// A front without connections.
-    pub fn new(edge: Arc<Edge>, tls: Arc<ServerConfig>, resolver: Arc<Resolver>, stats: Arc<FrontStats>) -> Arc<Self> {
+    pub fn new(
+        edge: Arc<Edge>,
+        tls: Arc<ServerConfig>,
+        resolver: Arc<Resolver>,
+        stats: Arc<FrontStats>,
+    ) -> Arc<Self> {
         Arc::new(Front {
             edge,
             tls,
@@ -122,7 +127,14 @@ pub struct Bound {
 pub struct Listeners {
     front: Arc<Front>,
     workers: Vec<mpsc::UnboundedSender<Work>>,
-    active: Mutex<BTreeMap<Endpoint, CancellationToken>>,
+    active: Mutex<BTreeMap<Endpoint, Active>>,
+}
+
+/// An endpoint that is accepted from.
+struct Active {
+    /// Where: the endpoint's address, with the port the system chose if it asked for any.
+    address: SocketAddr,
+    stop: CancellationToken,
 }
 
 struct Work {
@@ -168,10 +180,10 @@ impl Listeners {
     /// for the one the system chose when it was bound.
     pub fn apply(&self, wanted: &[Endpoint], bound: Vec<Bound>) {
         let mut active = self.active.lock();
-        active.retain(|endpoint, stop| {
+        active.retain(|endpoint, Active { address, stop }| {
             let keep = wanted.contains(endpoint);
             if !keep {
-                tracing::info!(address = %endpoint.0, protocol = endpoint.1.name(), "no longer listening");
+                tracing::info!(%address, protocol = endpoint.1.name(), "no longer listening");
                 stop.cancel();
             }
             keep
@@ -186,15 +198,20 @@ impl Listeners {
                     tracing::error!(%address, "a worker is gone: its share of connections is not accepted");
                 }
             }
-            active.insert(endpoint, stop);
+            active.insert(endpoint, Active { address, stop });
         }
+    }
+
+    /// What is accepted from now.
+    pub fn addresses(&self) -> Vec<Endpoint> {
+        self.active.lock().iter().map(|((_, speaks), active)| (active.address, *speaks)).collect()
     }
 
     /// Stops accepting, lets open connections finish, returns at the deadline at the latest. `true`: all
     /// of them did.
     pub async fn drain(&self, deadline: Instant) -> bool {
-        for (_, stop) in std::mem::take(&mut *self.active.lock()) {
-            stop.cancel();
+        for (_, active) in std::mem::take(&mut *self.active.lock()) {
+            active.stop.cancel();
         }
         self.front.draining.cancel();
         while self.front.admission.open() > 0 {

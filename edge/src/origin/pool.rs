@@ -124,9 +124,8 @@ impl Pool {
     pub async fn take(&self, reuse: Reuse) -> Option<Connection> {
         loop {
             let mut connection = self.pop(reuse)?;
-            match tokio::time::timeout(SETTLE, connection.sender.ready()).await {
-                Ok(Ok(())) => return Some(connection),
-                Ok(Err(_)) | Err(_) => {}
+            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, connection.sender.ready()).await {
+                return Some(connection);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use thiserror::Error;
 
 use super::log::Access;
@@ -130,14 +130,12 @@ impl http_body::Body for Body {
             Source::Fetched(fetched) => Pin::new(fetched.as_mut())
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
-            Source::Parts { parts, current, left_bytes } => {
-                poll_parts(parts, current, cx).map(|frame| {
-                    if let Some(Ok(frame)) = &frame {
-                        *left_bytes -= frame.data_ref().map_or(0, |data| data.len() as u64).min(*left_bytes);
-                    }
-                    frame
-                })
-            }
+            Source::Parts { parts, current, left_bytes } => poll_parts(parts, current, cx).map(|frame| {
+                if let Some(Ok(frame)) = &frame {
+                    *left_bytes -= frame.data_ref().map_or(0, |data| data.len() as u64).min(*left_bytes);
+                }
+                frame
+            }),
         };
         match polled {
             Poll::Ready(Some(Ok(frame))) => {

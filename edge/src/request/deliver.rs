@@ -9,7 +9,7 @@ use super::{Answer, Body, Exchange, Refusal, body::Part, now};
 use crate::{
     cache::{Candidates, Object},
     policy::{
-        Content, Precondition, Serve, conditional, headers,
+        self, Content, Precondition, Serve, headers,
         range::{self, Extent, Span},
         status::{self, CacheStatus},
     },
@@ -30,15 +30,7 @@ pub(super) fn hit(
 
 /// What the store would say of an object that has just been stored or confirmed.
 pub(super) fn serve_now(exchange: &Exchange, object: &Object) -> Serve {
-    let (meta, now) = (object.meta(), now());
-    let age_secs = meta.age(now).as_secs();
-    let lifetime_secs = i64::try_from(meta.lifetime.as_secs()).unwrap_or(i64::MAX);
-    Serve {
-        index: 0,
-        age_secs,
-        ttl_secs: lifetime_secs.saturating_sub(i64::try_from(age_secs).unwrap_or(i64::MAX)),
-        precondition: conditional::evaluate(&exchange.method, &exchange.headers, meta, now),
-    }
+    policy::decide::serve(&exchange.policy_request(), object.meta(), 0, now())
 }
 
 /// Answers with an object: whole, a part of it, or the news that it has not changed.
@@ -63,7 +55,12 @@ pub(super) fn object(
     Answer { response: respond(status, fields, body), outcome }
 }
 
-fn content(exchange: &Exchange, object: &Arc<Object>, status: &mut StatusCode, fields: &mut HeaderMap) -> Body {
+fn content(
+    exchange: &Exchange,
+    object: &Arc<Object>,
+    status: &mut StatusCode,
+    fields: &mut HeaderMap,
+) -> Body {
     let meta = object.meta();
     if let Content::Part { first, complete_length, .. } = meta.content {
         // Policy has found the request inside this part.

@@ -77,7 +77,8 @@ fn gate(edge: &Edge, headers: &HeaderMap) -> Result<(), Refusal> {
     {
         return Err(Refusal::Expectation);
     }
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > BODY_BYTES_MAX) {
         return Err(Refusal::BodyTooLarge);
     }
@@ -134,7 +135,8 @@ fn host_name(bytes: &[u8]) -> Option<Cow<'_, str>> {
         None => port.is_empty(),
     };
     let name = name.strip_suffix('.').unwrap_or(name);
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':');
+    let legal =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'[' | b']' | b':');
     if !port_is_good || name.is_empty() || name.len() > 255 || !name.bytes().all(legal) {
         return None;
     }

@@ -16,8 +16,8 @@ use crate::{
     },
     origin::{FetchBody, FetchError, SendBody},
     policy::{
-        self, Asked, Collapse, Fetch, Forward, Plan, Revalidate, StalePermit, Timestamp, Verdict, headers,
-        status::CacheStatus,
+        self, Asked, Collapse, Fetch, Forward, Plan, Revalidate, StalePermit, Timestamp, Verdict,
+        decide::Validated, headers, status::CacheStatus,
     },
     stats::Outcome,
 };
@@ -64,11 +64,12 @@ pub(super) async fn obtain(
     mut need: Need,
 ) -> Result<Answer, Refusal> {
     let cache = &exchange.edge.cache;
+    let waiting_since = now();
     for _ in 0..JOINS_MAX {
         if need.collapse() == Collapse::Alone {
             break;
         }
-        let waiter = match cache.join(&exchange.key, hint(&found)) {
+        let waiter = match cache.join(&exchange.key, hint(exchange, &found)) {
             Join::Lead(lease) | Join::Pass(lease) => return lead(exchange, found, need, lease).await,
             Join::Follow(waiter) => waiter,
         };
@@ -79,13 +80,12 @@ pub(super) async fn obtain(
             Waited::Ready => {}
         }
         found = exchange.lookup().await;
+        if let Some(answer) = shared(exchange, &found, need.forward(), waiting_since) {
+            return Ok(answer);
+        }
         match exchange.plan(&found, now()) {
             Plan::Serve(serve) | Plan::ServeAndRefresh(serve, _) => {
-                let stored = found.get(serve.index).ok_or(Refusal::Internal("no-such-candidate"))?;
-                let mut account = CacheStatus::hit(Outcome::Collapsed.policy(), serve.ttl_secs);
-                account.forward = Some(need.forward());
-                account.collapsed = true;
-                return Ok(deliver::object(exchange, &stored.object, &serve, &account, Outcome::Collapsed));
+                return deliver::hit(exchange, &found, &serve, Outcome::Collapsed);
             }
             Plan::Revalidate(revalidate) => need = Need::Revalidate(revalidate),
             Plan::Fetch(fetch) => need = Need::Fetch(fetch),
@@ -99,9 +99,23 @@ pub(super) async fn obtain(
     lead(exchange, found, need, lease).await
 }
 
+/// What came of the fetch that was waited for, if it answers this request as well (RFC 9111 section 4).
+fn shared(exchange: &Exchange, found: &Candidates, forward: Forward, since: Timestamp) -> Option<Answer> {
+    let request = exchange.policy_request();
+    let came = found.iter().find(|found| {
+        let meta = found.object.meta();
+        meta.response_time >= since && policy::decide::answers_waiting(&request, meta)
+    })?;
+    let serve = deliver::serve_now(exchange, &came.object);
+    let mut account = CacheStatus::forwarded(Outcome::Collapsed.policy(), forward, None);
+    account.ttl_secs = Some(serve.ttl_secs);
+    account.collapsed = true;
+    Some(deliver::object(exchange, &came.object, &serve, &account, Outcome::Collapsed))
+}
+
 /// Refreshes what was served stale, unless someone does already.
 pub(super) fn refresh(exchange: &Arc<Exchange>, found: &Candidates, revalidate: Revalidate) {
-    let Join::Lead(lease) = exchange.edge.cache.join(&exchange.key, hint(found)) else { return };
+    let Join::Lead(lease) = exchange.edge.cache.join(&exchange.key, hint(exchange, found)) else { return };
     exchange.site.stats.here().refreshes.fetch_add(1, Relaxed);
     let need = Need::Revalidate(revalidate);
     let validates = need.validates(found);
@@ -110,11 +124,11 @@ pub(super) fn refresh(exchange: &Arc<Exchange>, found: &Candidates, revalidate: 
     tokio::spawn(async move { asking.run(lease).await });
 }
 
-/// Tells variants apart for collapsing: requests that differ in what the stored responses vary by are
-/// different requests. Only equality counts here; a clash costs a wait, never a wrong answer.
-fn hint(found: &Candidates) -> u64 {
-    let _ = found;
-    0
+/// Tells variants apart for collapsing: requests that differ in what the newest stored response varies by
+/// need not wait for each other. A clash costs a wait, never a wrong answer.
+fn hint(exchange: &Exchange, found: &Candidates) -> u64 {
+    let newest = found.first().map(|found| found.object.meta());
+    newest.map_or(0, |meta| meta.vary.hint(&exchange.headers, &exchange.edge.hints))
 }
 
 /// Other requests' fetch failed: ours would too.
@@ -152,7 +166,8 @@ async fn lead(
     match led {
         Led::Stored(object, status) => {
             let serve = deliver::serve_now(exchange, &object);
-            let outcome = if outdated { policy::status::Outcome::Expired } else { policy::status::Outcome::Miss };
+            let outcome =
+                if outdated { policy::status::Outcome::Expired } else { policy::status::Outcome::Miss };
             let mut account = CacheStatus::forwarded(outcome, forward, Some(status));
             account.ttl_secs = Some(serve.ttl_secs);
             account.stored = true;
@@ -165,7 +180,7 @@ async fn lead(
             account.ttl_secs = Some(serve.ttl_secs);
             Ok(deliver::object(exchange, &object, &serve, &account, Outcome::Revalidated))
         }
-        Led::Passed(response, times) => Ok(passed(exchange, forward, response, times)),
+        Led::Passed(response, times) => Ok(passed(exchange, forward, *response, times)),
         Led::Stale(status, detail) => {
             let (stored, _) = stored.ok_or(Refusal::Internal("nothing-to-stand-in"))?;
             let mut account = CacheStatus::forwarded(Outcome::Stale.policy(), forward, status);
@@ -213,7 +228,7 @@ enum Led {
     /// What is stored still holds.
     Updated(Arc<Object>),
     /// It is not to be stored.
-    Passed(Response<FetchBody>, Times),
+    Passed(Box<Response<FetchBody>>, Times),
     /// What was validated stands in for the origin's error.
     Stale(Option<StatusCode>, Option<&'static str>),
     /// Nothing does.
@@ -304,16 +319,28 @@ impl Asking {
                 tokio::spawn(fill::drive(filler, response.into_body()));
                 Led::Stored(object, status)
             }
-            Verdict::Pass { uncollapsed, .. } => {
+            Verdict::Pass { uncollapsed, validated, .. } => {
                 lease.pass(uncollapsed);
-                Led::Passed(response, times)
+                self.drop_validated(validated);
+                Led::Passed(Box::new(response), times)
             }
-            Verdict::Update { meta, .. } => match &self.validates {
-                Some((found, _)) => Led::Updated(lease.update(found, *meta)),
+            Verdict::Update { meta, validated } => match &self.validates {
+                Some((found, _)) => {
+                    let object = lease.update(found, *meta);
+                    self.drop_validated(validated);
+                    Led::Updated(object)
+                }
                 None => Led::Failed(Refusal::Internal("update-of-nothing")),
             },
             Verdict::AskAgain => Led::Failed(Refusal::Internal("not-modified-without-conditions")),
             Verdict::ServeStale => Led::Failed(Refusal::Internal("unreachable")),
+        }
+    }
+
+    /// What was validated is no longer true: nothing under the key is.
+    fn drop_validated(&self, fate: Validated) {
+        if fate == Validated::Remove {
+            self.exchange.edge.cache.invalidate(&self.exchange.key, now());
         }
     }
 

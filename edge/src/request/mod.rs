@@ -27,6 +27,7 @@ pub mod tunnel;
 
 use std::{
     convert::Infallible,
+    hash::RandomState,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -94,6 +95,8 @@ pub struct Edge {
     pub cache: Arc<Cache>,
     /// Counts what belongs to no site.
     pub unknown: Arc<SiteStats>,
+    /// Keys the hashes that tell variants apart while they are waited for.
+    pub(crate) hints: RandomState,
     serving: AtomicU8,
 }
 
@@ -105,6 +108,7 @@ impl Edge {
             sites: ArcSwap::default(),
             cache,
             unknown: SiteStats::new(workers),
+            hints: RandomState::new(),
             serving: AtomicU8::new(Serving::Starting as u8),
         })
     }
@@ -164,7 +168,7 @@ impl Exchange {
 }
 
 /// The wall clock, read at the rim.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
@@ -183,7 +187,7 @@ pub async fn handle(
         Ok(Gated::Pass(site, host)) => (site, host),
         Ok(Gated::Answered(answer)) => return Ok(finish_local(edge, client, &request, answer, started)),
         Err(refusal) => {
-            return Ok(finish_local(edge, client, &request, refusal.answer(edge), started));
+            return Ok(finish_local(edge, client, &request, refusal.answer(), started));
         }
     };
     let (mut parts, incoming) = request.into_parts();
@@ -203,7 +207,7 @@ pub async fn handle(
         Ok(answer) => answer,
         Err(refusal) => {
             tracing::debug!(site = exchange.site.name, ?refusal, "refused");
-            refusal.answer(edge)
+            refusal.answer()
         }
     };
     Ok(finish(&exchange, answer, started))
@@ -257,8 +261,8 @@ fn finish_local(
     started: Instant,
 ) -> Response<Body> {
     edge.unknown.here().responded(answer.outcome, answer.response.status(), started.elapsed());
-    let access =
-        Access::enabled().then(|| Access::new(client, request.method(), "", request.uri().path(), &answer, started));
+    let access = Access::enabled()
+        .then(|| Access::new(client, request.method(), "", request.uri().path(), &answer, started));
     answer.response.body_mut().account(edge.unknown.clone(), access);
     // What is left of a request's content after an early answer is not read as the next request: the
     // connection ends (RFC 9112 section 9.3).

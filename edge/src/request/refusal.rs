@@ -5,7 +5,7 @@
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{Answer, Body, Edge, deliver};
+use super::{Answer, Body, deliver};
 use crate::{
     origin::{FetchError, SendError},
     policy::{Failure, status::CacheStatus},
@@ -83,10 +83,9 @@ impl Refusal {
 
     fn status(&self) -> StatusCode {
         match self {
-            Refusal::BadHost
-            | Refusal::HostMismatch
-            | Refusal::BadTarget
-            | Refusal::UpgradeWithContent => StatusCode::BAD_REQUEST,
+            Refusal::BadHost | Refusal::HostMismatch | Refusal::BadTarget | Refusal::UpgradeWithContent => {
+                StatusCode::BAD_REQUEST
+            }
             Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
             Refusal::UnknownHost | Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -99,9 +98,7 @@ impl Refusal {
             Refusal::Origin(_, FetchError::RequestBody(SendError::TooLarge(_))) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
-            Refusal::Origin(_, FetchError::RequestBody(SendError::Stalled(_))) => {
-                StatusCode::REQUEST_TIMEOUT
-            }
+            Refusal::Origin(_, FetchError::RequestBody(SendError::Stalled(_))) => StatusCode::REQUEST_TIMEOUT,
             Refusal::Origin(status, _) => *status,
         }
     }
@@ -140,7 +137,7 @@ impl Refusal {
     }
 
     /// The answer.
-    pub fn answer(&self, edge: &Edge) -> Answer {
+    pub fn answer(&self) -> Answer {
         let status = self.status();
         let text = format!("{status}\n{}\n", self.reason());
         let mut response = Response::new(Body::whole(text));

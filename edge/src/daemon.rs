@@ -1,0 +1,281 @@
+//! The edge as a node's daemon: stages configurations, swaps them in, starts and stops the listeners.
+//!
+//! Staged aside and checked: the sites with their origins, the certificates, and the sockets of addresses
+//! not listened on yet. Only when all of it is there is anything swapped, and then nothing can fail. Set
+//! once, at the start: the number of workers and the store (its directory and sizes); a change of those
+//! is logged and waits for a restart.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::{Instant, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use http::{Method, StatusCode};
+use nearside_fleet::config;
+use nearside_node::{
+    ControlRequest, ControlResponse, Daemon, Desired, Kind, Refusal, Staging, StartError, bind,
+};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use crate::{
+    cache::{self, Cache},
+    control,
+    listen::{Bound, Endpoint, Front, Listeners, Speaks},
+    metrics,
+    request::{self, Edge, Identity, Serving},
+    site::Sites,
+    stats::FrontStats,
+    tls::{
+        self, Resolver, Table,
+        store::{Problem, Severity},
+    },
+};
+
+/// See the module.
+pub struct EdgeDaemon {
+    context: nearside_node::Context,
+    resolver: Arc<Resolver>,
+    front_stats: Arc<FrontStats>,
+    /// What serves now, and what the next one is compared with.
+    current: ArcSwapOption<Current>,
+    running: OnceLock<Running>,
+    problems: Mutex<Vec<Problem>>,
+}
+
+struct Current {
+    fleet: String,
+    pop: config::Pop,
+    sites: Arc<Sites>,
+    endpoints: Vec<Endpoint>,
+}
+
+struct Running {
+    edge: Arc<Edge>,
+    front: Arc<Front>,
+    listeners: Arc<Listeners>,
+}
+
+/// A configuration that can be swapped in.
+pub struct Staged {
+    current: Current,
+    table: Table,
+    problems: Vec<Problem>,
+    bound: Vec<Bound>,
+}
+
+impl EdgeDaemon {
+    /// An edge without configuration.
+    pub fn new(context: nearside_node::Context) -> Self {
+        EdgeDaemon {
+            context,
+            resolver: Arc::default(),
+            front_stats: Arc::default(),
+            current: ArcSwapOption::empty(),
+            running: OnceLock::new(),
+            problems: Mutex::default(),
+        }
+    }
+
+    /// The addresses that are listened on, with the ports the system chose.
+    pub fn listening(&self) -> Vec<Endpoint> {
+        self.running.get().map(|running| running.listeners.addresses()).unwrap_or_default()
+    }
+
+    /// The store, once started.
+    pub fn cache(&self) -> Option<&Arc<Cache>> {
+        self.running.get().map(|running| &running.edge.cache)
+    }
+
+    fn build(&self, config: &config::Config) -> Result<Staged, Refusal> {
+        let node = &self.context.node;
+        let Some(pop) = config.pops.get(node) else {
+            return Err(Refusal::new(format!("the fleet file has no [pop.{node}]")));
+        };
+        let last = self.current.load_full();
+        let last_sites = last.as_ref().map(|last| &*last.sites);
+        let sites = Sites::build(&config.sites, last_sites, workers(pop)).map_err(Refusal::all)?;
+        let table = self.resolver.table();
+        let (table, problems) = tls::load_table(config.sites.values(), Some(&table), SystemTime::now());
+        let endpoints = endpoints(pop);
+        let bound = match self.running.get() {
+            None => Vec::new(),
+            Some(running) => running.listeners.bind(&endpoints).map_err(|((address, speaks), error)| {
+                Refusal::new(bind::explain(speaks.name(), address, &error))
+            })?,
+        };
+        let current =
+            Current { fleet: config.fleet.clone(), pop: pop.clone(), sites: Arc::new(sites), endpoints };
+        Ok(Staged { current, table, problems, bound })
+    }
+
+    fn say(&self, problems: Vec<Problem>) {
+        for Problem { site, message, severity } in &problems {
+            match severity {
+                Severity::Refused => tracing::error!(site, "certificate refused: {message}"),
+                Severity::Warning => tracing::warn!(site, "certificate: {message}"),
+            }
+        }
+        *self.problems.lock() = problems;
+    }
+
+    fn open(&self, current: &Current) -> Result<Running, StartError> {
+        let pop = &current.pop;
+        let workers = workers(pop);
+        let options = cache::Options {
+            dir: self.cache_dir(pop),
+            memory_bytes_max: pop.memory_bytes_max,
+            disk_bytes_max: pop.disk_bytes_max,
+        };
+        let cache = Cache::open(options).map_err(|error| StartError(error.to_string()))?;
+        let edge = Edge::new(Identity::new(&current.fleet, &self.context.node), cache, workers);
+        edge.sites.store(current.sites.clone());
+        let tls = tls::server_config(self.resolver.clone())
+            .map_err(|error| StartError(format!("TLS can't be set up: {error}")))?;
+        let front = Front::new(edge.clone(), tls, self.resolver.clone(), self.front_stats.clone());
+        let listeners = Listeners::start(front.clone(), workers)
+            .map_err(|error| StartError(format!("no worker threads: {error}")))?;
+        Ok(Running { edge, front, listeners })
+    }
+
+    fn cache_dir(&self, pop: &config::Pop) -> Option<PathBuf> {
+        pop.cache_dir.clone()
+    }
+}
+
+/// Worker threads: as configured, or one per core.
+fn workers(pop: &config::Pop) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    pop.workers.unwrap_or_else(cores).max(1)
+}
+
+fn endpoints(pop: &config::Pop) -> Vec<Endpoint> {
+    let http = pop.http.iter().map(|&address| (address, Speaks::Http));
+    let https = pop.https.iter().map(|&address| (address, Speaks::Https));
+    http.chain(https).collect()
+}
+
+impl Daemon for EdgeDaemon {
+    type Staged = Staged;
+
+    const KIND: Kind = Kind::Edge;
+
+    fn stage(&self, desired: &Desired) -> Result<Staging<Staged>, Refusal> {
+        Ok(Staging { staged: self.build(&desired.config)?, also_read: Vec::new() })
+    }
+
+    fn swap(&self, staged: Staged) {
+        let Staged { current, table, problems, bound } = staged;
+        self.resolver.swap(Arc::new(table));
+        self.say(problems);
+        if let Some(running) = self.running.get() {
+            running.edge.sites.store(current.sites.clone());
+            running.listeners.apply(&current.endpoints, bound);
+            if let Some(last) = self.current.load().as_ref() {
+                warn_of_restart(&last.pop, &current.pop);
+            }
+        }
+        self.current.store(Some(Arc::new(current)));
+    }
+
+    async fn start(self: Arc<Self>) -> Result<(), StartError> {
+        let Some(current) = self.current.load_full() else {
+            return Err(StartError("started without a configuration".to_owned()));
+        };
+        let daemon = self.clone();
+        // Opening the store reads its index from disk.
+        let opened = tokio::task::spawn_blocking(move || {
+            let current = daemon.current.load_full();
+            current.map_or_else(
+                || Err(StartError("no configuration".to_owned())),
+                |current| daemon.open(&current),
+            )
+        });
+        let running = opened.await.map_err(|error| StartError(format!("opening the store: {error}")))??;
+        let bound = running.listeners.bind(&current.endpoints).map_err(|((address, speaks), error)| {
+            StartError(bind::explain(speaks.name(), address, &error))
+        })?;
+        metrics::register(&self.context.metrics, &running.edge, &running.front, &self.resolver);
+        running.edge.set_serving(Serving::Yes);
+        running.listeners.apply(&current.endpoints, bound);
+        self.running.set(running).map_err(|_| StartError("started twice".to_owned()))
+    }
+
+    fn report(&self) -> serde_json::Value {
+        let problems: Vec<_> = self
+            .problems
+            .lock()
+            .iter()
+            .map(|problem| json!({ "site": problem.site, "message": problem.message }))
+            .collect();
+        let table = self.resolver.table();
+        let certificates: serde_json::Map<String, serde_json::Value> = table
+            .by_site()
+            .map(|(site, served)| {
+                let facts = json!({
+                    "sha256": served.fingerprint,
+                    "not_after": served.not_after_secs,
+                    "names": served.names,
+                });
+                (site.to_owned(), facts)
+            })
+            .collect();
+        let listening: Vec<_> = self
+            .listening()
+            .iter()
+            .map(|(address, speaks)| json!({ "address": address, "protocol": speaks.name() }))
+            .collect();
+        let connections = self.running.get().map_or(0, |running| running.front.admission.open());
+        json!({
+            "listening": listening,
+            "connections": connections,
+            "certificates": certificates,
+            "certificate_problems": problems,
+        })
+    }
+
+    fn health(&self) -> Result<(), String> {
+        match self.running.get().map(|running| running.edge.serving()) {
+            Some(Serving::Yes) => Ok(()),
+            Some(Serving::Draining) => Err("draining".to_owned()),
+            Some(Serving::Starting) | None => Err("starting".to_owned()),
+        }
+    }
+
+    async fn control(&self, asked: ControlRequest) -> ControlResponse {
+        let Some(running) = self.running.get() else {
+            return ControlResponse::error(StatusCode::SERVICE_UNAVAILABLE, "starting");
+        };
+        match (&asked.method, asked.path.as_str()) {
+            (&Method::GET, "/v1/cached") => control::cached(&running.edge, &asked, request::now()).await,
+            _ => ControlResponse::not_found(),
+        }
+    }
+
+    async fn stop(&self, deadline: Instant) {
+        let Some(running) = self.running.get() else { return };
+        running.edge.set_serving(Serving::Draining);
+        if !running.listeners.drain(deadline).await {
+            let open = running.front.admission.open();
+            tracing::warn!(open, "connections were still open at the deadline and are cut");
+        }
+        let cache = running.edge.cache.clone();
+        // A planned stop keeps what memory alone holds.
+        let closed = tokio::task::spawn_blocking(move || cache.close()).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "the store did not close cleanly");
+        }
+    }
+}
+
+fn warn_of_restart(last: &config::Pop, next: &config::Pop) {
+    let store = |pop: &config::Pop| (pop.memory_bytes_max, pop.disk_bytes_max, pop.cache_dir.clone());
+    if workers(last) != workers(next) {
+        tracing::warn!("`workers` has changed: it takes effect at the next restart");
+    }
+    if store(last) != store(next) {
+        tracing::warn!("the store's settings have changed: they take effect at the next restart");
+    }
+}

@@ -1,0 +1,215 @@
+//! What the edge counts, as Prometheus reads it: `nearside_edge_*`.
+//!
+//! Collected when scraped, from counters that hot paths keep per worker; nothing here is touched by a
+//! request.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use nearside_node::metrics::Metrics;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use crate::{listen::Front, request::Edge, site::Site, stats::SiteStats, tls::Resolver};
+
+/// Registers the edge's collector.
+pub fn register(metrics: &Metrics, edge: &Arc<Edge>, front: &Arc<Front>, resolver: &Arc<Resolver>) {
+    let collector = EdgeCollector { edge: edge.clone(), front: front.clone(), resolver: resolver.clone() };
+    metrics.register("nearside_edge", |registry| registry.register_collector(Box::new(collector)));
+}
+
+struct EdgeCollector {
+    edge: Arc<Edge>,
+    front: Arc<Front>,
+    resolver: Arc<Resolver>,
+}
+
+impl fmt::Debug for EdgeCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EdgeCollector")
+    }
+}
+
+/// What a request or response that belongs to no site is counted under.
+const NO_SITE: &str = "";
+
+impl Collector for EdgeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.front(&mut encoder)?;
+        self.sites(&mut encoder)?;
+        self.origins(&mut encoder)?;
+        self.certificates(&mut encoder)
+    }
+}
+
+impl EdgeCollector {
+    fn front(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = &self.front.stats;
+        gauge(encoder, "connections", "Client connections open", self.front.admission.open() as f64)?;
+        counter(
+            encoder,
+            "connections_accepted",
+            "Client connections accepted",
+            stats.accepted.load(Relaxed),
+        )?;
+        counter(encoder, "handshakes", "TLS handshakes completed", stats.handshakes.load(Relaxed))?;
+        counter(
+            encoder,
+            "handshakes_resumed",
+            "TLS handshakes that resumed a session",
+            stats.handshakes_resumed.load(Relaxed),
+        )?;
+        counter(
+            encoder,
+            "handshakes_unknown_name",
+            "TLS handshakes for names without a certificate",
+            self.resolver.refused.load(Relaxed),
+        )?;
+        let mut family = encoder.encode_descriptor(
+            "turned_away",
+            "Connections ended by a limit or deadline",
+            None,
+            MetricType::Counter,
+        )?;
+        for (why, count) in stats.all_turned() {
+            labelled(&mut family, &[("limit", why.name())], &ConstCounter::new(count))?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "framing_refused",
+            "Requests refused because their framing is ambiguous",
+            None,
+            MetricType::Counter,
+        )?;
+        for (what, count) in stats.all_violations() {
+            labelled(&mut family, &[("violation", what.name())], &ConstCounter::new(count))?;
+        }
+        Ok(())
+    }
+
+    /// Every site's counters, and those of requests that belong to none.
+    fn all_stats(&self) -> Vec<(String, Arc<SiteStats>)> {
+        let sites = self.edge.sites.load();
+        let named = sites.iter().map(|site| (site.name.clone(), site.stats.clone()));
+        named.chain([(NO_SITE.to_owned(), self.edge.unknown.clone())]).collect()
+    }
+
+    fn sites(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let all = self.all_stats();
+        let mut family = encoder.encode_descriptor(
+            "requests",
+            "Requests by site, how they met the cache, and status class",
+            None,
+            MetricType::Counter,
+        )?;
+        for (site, stats) in &all {
+            for (outcome, class, count) in stats.requests().filter(|&(_, _, count)| count > 0) {
+                let labels =
+                    [("site", site.as_str()), ("cache", outcome.name()), ("status", CLASSES[class - 1])];
+                labelled(&mut family, &labels, &ConstCounter::new(count))?;
+            }
+        }
+        type Pick = fn(&SiteStats) -> u64;
+        let sums: [(&str, &str, Pick); 4] = [
+            ("body_bytes", "Bytes of response bodies sent", SiteStats::body_bytes),
+            ("origin_fetches", "Requests sent to origins", |stats| stats.origin().0),
+            ("origin_failures", "Requests that origins did not answer", |stats| stats.origin().1),
+            ("refreshes", "Refreshes in the background", SiteStats::refreshes),
+        ];
+        for (name, help, pick) in sums {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (site, stats) in &all {
+                labelled(&mut family, &[("site", site.as_str())], &ConstCounter::new(pick(stats)))?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "head_seconds",
+            "From a request read to its response head made",
+            None,
+            MetricType::Histogram,
+        )?;
+        for (site, stats) in &all {
+            let (sum, count, buckets) = stats.latency();
+            let labels = [("site", site.as_str())];
+            family
+                .encode_family(&labels)?
+                .encode_histogram::<[(&str, &str); 0]>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn origins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sites = self.edge.sites.load();
+        type Pick = fn(&Site) -> u64;
+        let counters: [(&str, &str, Pick); 4] = [
+            ("origin_connections_opened", "Connections opened to origins", |site| {
+                site.origin.pool().0.opened.load(Relaxed)
+            }),
+            ("origin_connections_failed", "Connections to origins that could not be opened", |site| {
+                site.origin.pool().0.connect_failed.load(Relaxed)
+            }),
+            ("origin_connections_reused", "Requests sent over a kept connection", |site| {
+                site.origin.pool().0.reused.load(Relaxed)
+            }),
+            ("origin_retries", "Requests repeated because a kept connection proved dead", |site| {
+                site.origin.pool().0.retried.load(Relaxed)
+            }),
+        ];
+        for (name, help, pick) in counters {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for site in sites.iter() {
+                labelled(&mut family, &[("site", site.name.as_str())], &ConstCounter::new(pick(site)))?;
+            }
+        }
+        let gauges: [(&str, &str, Pick); 2] = [
+            ("origin_waiting", "Requests waiting for an origin connection", |site| {
+                site.origin.pool().0.waiting.load(Relaxed) as u64
+            }),
+            ("origin_connections_idle", "Kept connections that are idle", |site| site.origin.pool().1 as u64),
+        ];
+        for (name, help, pick) in gauges {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for site in sites.iter() {
+                let value = ConstGauge::new(pick(site) as f64);
+                labelled(&mut family, &[("site", site.name.as_str())], &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "certificate_not_after_seconds",
+            "When a site's certificate ends, seconds since the epoch",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (site, served) in self.resolver.table().by_site() {
+            labelled(&mut family, &[("site", site)], &ConstGauge::new(served.not_after_secs as f64))?;
+        }
+        Ok(())
+    }
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let counter = ConstCounter::new(value);
+    counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let gauge = ConstGauge::new(value);
+    gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn labelled(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    value: &impl EncodeMetric,
+) -> fmt::Result {
+    value.encode(family.encode_family(labels)?)
+}
