@@ -2,14 +2,15 @@
 //!
 //! After a 2xx or 3xx answer to a method that isn't known to be safe: the target itself, and what
 //! `Location` and `Content-Location` name, if they are of the same origin. Scheme, host and port are
-//! compared; nobody may invalidate what isn't his.
+//! compared; nobody may invalidate what isn't his. Invalidate before storing the answer: a POST may
+//! bring what answers later GETs.
 
 use http::{HeaderMap, Method, StatusCode, Uri, header, uri};
 use nearside_fleet::config::QueryKey;
 
 use super::key::Target;
 
-/// Most segments of a relative reference's path that are looked at. Longer ones name nothing we store.
+/// Longest reference looked at, in bytes. Longer ones name nothing we store.
 const REFERENCE_BYTES_MAX: usize = 8192;
 
 /// The targets whose stored responses (all variants and parts) are invalid from now on; empty: none.

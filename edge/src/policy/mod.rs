@@ -37,6 +37,11 @@ pub mod structured;
 pub mod time;
 pub mod vary;
 
+#[cfg(test)]
+mod sections;
+#[cfg(test)]
+mod sim;
+
 pub use self::{
     decide::{
         Asked, Collapse, Failure, Fetch, Forward, Plan, Precondition, Range, Refusal, Request, Revalidate,
