@@ -87,10 +87,9 @@ fn built() -> Vec<Built> {
             "tree",
             "--workspace",
             "--edges",
-            "all",
+            "normal,build,dev",
             "--prefix",
             "none",
-            "--no-dedupe",
             "--locked",
             "--offline",
         ])
@@ -105,7 +104,8 @@ fn built() -> Vec<Built> {
         let (package, licence) = line.split_once('\t')?;
         let mut words = package.split_whitespace();
         let (name, version) = (words.next()?.to_owned(), words.next()?.trim_start_matches('v').to_owned());
-        Some(Built { name, version, licence: licence.to_owned() })
+        // A crate printed before is marked so.
+        Some(Built { name, version, licence: licence.trim_end_matches(" (*)").to_owned() })
     });
     let built: Vec<Built> = built.collect();
     assert!(built.len() > 100, "cargo tree said little: {}", built.len());
