@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use nearside_fleet::config::Config;
+
 use crate::{
     daemon::Daemon,
     desired::{Desired, Refusal, Source},
@@ -31,8 +33,8 @@ pub struct Serving {
     pub source: Source,
     /// When it was swapped in.
     pub since: SystemTime,
-    /// The fleet's name.
-    pub fleet: String,
+    /// The fleet as it serves.
+    pub config: Arc<Config>,
 }
 
 /// A state that was refused.
@@ -69,7 +71,7 @@ impl<D: Daemon> Applier<D> {
     /// The daemon's [`Refusal`], already logged and counted; what served before serves on.
     pub async fn apply(&self, desired: Desired) -> Result<Vec<PathBuf>, Refusal> {
         let _one = self.staging.lock().await;
-        let (source, fleet) = (desired.source.clone(), desired.config.fleet.clone());
+        let (source, config) = (desired.source.clone(), Arc::clone(&desired.config));
         let started = Instant::now();
         let daemon = Arc::clone(&self.daemon);
         let staged = tokio::task::spawn_blocking(move || daemon.stage(&desired)).await;
@@ -78,7 +80,7 @@ impl<D: Daemon> Applier<D> {
         match staged {
             Ok(staging) => {
                 self.daemon.swap(staging.staged);
-                self.took(source, fleet, started.elapsed());
+                self.took(source, config, started.elapsed());
                 Ok(staging.also_read)
             }
             Err(refusal) => {
@@ -103,6 +105,12 @@ impl<D: Daemon> Applier<D> {
         self.lock().refused = Some(Refused { source, at: SystemTime::now(), refusal: refusal.clone() });
     }
 
+    /// Keeps showing a refusal that was told already, beside a fallback that serves now.
+    pub fn remember_refused(&self, source: Source, refusal: Refusal) {
+        self.metrics.refusing.set(1);
+        self.lock().refused = Some(Refused { source, at: SystemTime::now(), refusal });
+    }
+
     /// What serves and what was refused, now.
     pub fn status(&self) -> Status {
         self.lock().clone()
@@ -113,8 +121,8 @@ impl<D: Daemon> Applier<D> {
         &self.daemon
     }
 
-    fn took(&self, source: Source, fleet: String, took: Duration) {
-        tracing::info!(took_ms = took.as_millis(), "now serving {source} of fleet {fleet}");
+    fn took(&self, source: Source, config: Arc<Config>, took: Duration) {
+        tracing::info!(took_ms = took.as_millis(), "now serving {source} of fleet {}", config.fleet);
         let since = SystemTime::now();
         self.metrics.reloads.inc();
         self.metrics.refusing.set(0);
@@ -122,7 +130,7 @@ impl<D: Daemon> Applier<D> {
         self.metrics.state_since.set(i64::try_from(seconds).unwrap_or(i64::MAX));
         let snapshot = if let Source::Snapshot(number) = source { number } else { 0 };
         self.metrics.snapshot.set(i64::try_from(snapshot).unwrap_or(i64::MAX));
-        *self.lock() = Status { serving: Some(Serving { source, since, fleet }), refused: None };
+        *self.lock() = Status { serving: Some(Serving { source, since, config }), refused: None };
     }
 
     /// The status is plain data, whole even where a thread panicked beside it.

@@ -16,6 +16,7 @@ pub mod control;
 pub mod daemon;
 pub mod desired;
 pub mod identity;
+pub mod last_good;
 pub mod logs;
 pub mod metrics;
 pub mod ready;
@@ -28,3 +29,16 @@ pub mod watch;
 pub use control::{ControlRequest, ControlResponse, Role};
 pub use daemon::{Context, Daemon, Kind, Staging, StartError};
 pub use desired::{Desired, Refusal, Source};
+
+#[cfg(test)]
+mod test_identities;
+
+/// Waits for a condition for ten seconds at most.
+#[cfg(test)]
+pub(crate) async fn test_wait(what: &str, condition: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within 10 s");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

@@ -340,3 +340,159 @@ fn parse_query(query: &str) -> Vec<(String, String)> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use http_body_util::BodyExt;
+    use hyper::client::conn::http1 as client;
+    use tokio::net::TcpStream;
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::{identity::Identity, test_identities::Ca, tls};
+
+    /// Answers with who asked for what, and how long the body was.
+    fn echo() -> Server {
+        let handler = handler(|request: ControlRequest| async move {
+            ControlResponse::ok(&serde_json::json!({
+                "role": format!("{:?}", request.role),
+                "path": request.path,
+                "query": request.query,
+                "bytes": request.body.len(),
+            }))
+        });
+        Server::new(handler, NodeMetrics::default())
+    }
+
+    async fn ask<S>(stream: S, request: Request<Full<Bytes>>) -> (StatusCode, serde_json::Value)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    fn request(method: Method, path: &str, body: Vec<u8>) -> Request<Full<Bytes>> {
+        let builder = Request::builder().method(method).uri(path).header(header::HOST, "node");
+        builder.body(Full::new(body.into())).unwrap()
+    }
+
+    async fn open(tls: SharedTls) -> (Server, SocketAddr) {
+        let server = echo();
+        let (address, serving) = server.tcp("127.0.0.1:0".parse().unwrap(), tls).await.unwrap();
+        tokio::spawn(serving);
+        (server, address)
+    }
+
+    async fn handshake(
+        address: SocketAddr,
+        identity: &Path,
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let config = Identity::read(identity).unwrap().credentials.client_config().unwrap();
+        let stream = TcpStream::connect(address).await?;
+        TlsConnector::from(config).connect(tls::server_name("fra").unwrap(), stream).await
+    }
+
+    #[tokio::test]
+    async fn a_plain_door_is_anonymous_and_reads_only() {
+        let (server, address) = open(SharedTls::default()).await;
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (status, body) = ask(stream, request(Method::GET, "/v1/status?a=1%20x&b", Vec::new())).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(body["role"], "Anonymous");
+        assert_eq!(body["query"], serde_json::json!([["a", "1 x"], ["b", ""]]));
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (status, body) = ask(stream, request(Method::POST, "/v1/purges", Vec::new())).await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+        assert!(body["error"].as_str().unwrap().contains("client certificate"));
+        assert_eq!(server.metrics.control_refused.get(), 1);
+        assert_eq!(server.metrics.control_requests.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn certificates_give_roles_and_strangers_get_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let (ours, other) = (Ca::new(), Ca::new());
+        ours.write_identity(&temp.path().join("fra"), "node:fra");
+        ours.write_identity(&temp.path().join("home"), "controller");
+        ours.write_identity(&temp.path().join("odd"), "somebody");
+        other.write_identity(&temp.path().join("stranger"), "controller");
+        // The stranger trusts us, we don't trust the stranger.
+        std::fs::copy(temp.path().join("fra/ca.pem"), temp.path().join("stranger/ca.pem")).unwrap();
+        let server_config =
+            Identity::read(&temp.path().join("fra")).unwrap().credentials.server_config().unwrap();
+        let tls = SharedTls::default();
+        tls.store(Some(server_config));
+        let (server, address) = open(tls).await;
+
+        for (identity, role) in [("home", "Controller"), ("fra", "Node(\"fra\")"), ("odd", "Anonymous")] {
+            let stream = handshake(address, &temp.path().join(identity)).await.unwrap();
+            let (status, body) = ask(stream, request(Method::GET, "/", Vec::new())).await;
+            assert_eq!((status, body["role"].as_str().unwrap()), (StatusCode::OK, role));
+        }
+        // In TLS 1.3 the client learns of its refusal with the first read.
+        let refused = match handshake(address, &temp.path().join("stranger")).await {
+            Err(_) => true,
+            Ok(mut stream) => tokio::io::AsyncReadExt::read_u8(&mut stream).await.is_err(),
+        };
+        assert!(refused);
+        crate::test_wait("the refusal is counted", || server.metrics.control_refused.get() == 1).await;
+    }
+
+    #[tokio::test]
+    async fn a_new_identity_serves_the_next_connection() {
+        let temp = tempfile::tempdir().unwrap();
+        let ca = Ca::new();
+        ca.write_identity(&temp.path().join("fra"), "node:fra");
+        let tls = SharedTls::default();
+        let (_server, address) = open(Arc::clone(&tls)).await;
+        assert!(handshake(address, &temp.path().join("fra")).await.is_err(), "the door is plain");
+        let config = Identity::read(&temp.path().join("fra")).unwrap().credentials.server_config().unwrap();
+        tls.store(Some(config));
+        assert!(handshake(address, &temp.path().join("fra")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_unix_door_is_local_private_and_not_shared() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("control.sock");
+        // A socket file that nobody listens on any more.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let server = echo();
+        let serving = tokio::spawn(server.unix(&path).await.unwrap());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let stream = UnixStream::connect(&path).await.unwrap();
+        let (status, body) = ask(stream, request(Method::PUT, "/v1/files/x", vec![0; 2 << 20])).await;
+        assert_eq!((status, body["bytes"].as_u64()), (StatusCode::OK, Some(2 << 20)));
+        assert_eq!(body["role"], "Local");
+        assert!(matches!(server.unix(&path).await, Err(OpenError::Shared(_))));
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused_before_it_is_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("control.sock");
+        tokio::spawn(echo().unix(&path).await.unwrap());
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        let head = format!("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", BODY_BYTES_MAX + 1);
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_says_so() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let result = echo().tcp(taken.local_addr().unwrap(), SharedTls::default()).await;
+        let Err(error) = result else { panic!("the port is taken") };
+        assert!(error.to_string().contains("another program has it"), "{error}");
+    }
+}
