@@ -45,13 +45,8 @@ pub(super) fn write(
         CLASS_CHAOS => return chaos(context, query, name, message),
         _ => return Reply::because(Verdict::Refused, Ede::NotSupported, "only class IN is served"),
     }
-    match query.rtype {
-        Rtype::AXFR | Rtype::IXFR => {
-            return Reply::because(Verdict::Refused, Ede::Prohibited, "zone transfers are not allowed");
-        }
-        // Obsolete questions for several types at once (RFC 1035 section 3.2.3).
-        Rtype::MAILA | Rtype::MAILB => return Reply::new(Verdict::NotImp),
-        _ => {}
+    if matches!(query.rtype, Rtype::AXFR | Rtype::IXFR) {
+        return Reply::because(Verdict::Refused, Ede::Prohibited, "zone transfers are not allowed");
     }
     let Some(zone) = context.zones.find(name, query.rtype) else {
         return Reply::because(Verdict::Refused, Ede::NotAuthoritative, "not a zone of this server");

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use super::{ListId, PopId, ServiceId};
 
 /// Every answer every service can give under one state of health.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Table {
     services: Box<[ServiceAnswers]>,
 }

@@ -114,7 +114,7 @@ impl<'q> Query<'q> {
         if questions == 0 && !asks_for_cookie {
             return refuse(Refusal::FormErr, bare, edns);
         }
-        if matches!(rtype, Rtype::OPT | Rtype(TKEY) | Rtype(TSIG)) || (questions == 1 && rtype.0 == 0) {
+        if matches!(rtype, Rtype::OPT | Rtype(TKEY) | Rtype(TSIG)) {
             return refuse(Refusal::FormErr, head, edns);
         }
         Ok(Self { head, id: word(0), flags, rtype, class, edns, asks: questions == 1 })
