@@ -62,8 +62,9 @@ pub enum Plan {
 pub struct Serve {
     /// Which candidate.
     pub index: usize,
-    /// For the `Age` field.
-    pub age_secs: u64,
+    /// For the `Age` field; `None`: the origin generated or confirmed it for this very request, which
+    /// the presence of an `Age` would deny (RFC 9111 §5.1).
+    pub age_secs: Option<u64>,
     /// For `Cache-Status; ttl`: negative where it is stale.
     pub ttl_secs: i64,
     /// What the request's preconditions make of it (RFC 9111 §4.3.2).
@@ -173,7 +174,9 @@ pub struct Asked<'a> {
 /// What becomes of the origin's answer. The answer's head is final: 1xx are passed on unjudged.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// Pass it on and store it under this head, in place of what was validated.
+    /// Pass it on and store it under this head, in place of what was validated. The client that asked
+    /// gets the origin's own fields ([`super::headers::downstream`]): the stored ones lack what
+    /// `private="…"` and `no-cache="…"` name.
     Store(Box<Meta>),
     /// Pass it on.
     Pass {
@@ -318,7 +321,7 @@ fn with_stored(request: &Request<'_>, candidate: &Candidate<'_>, index: usize, n
     };
     let serve = || Serve {
         index,
-        age_secs: age.as_secs(),
+        age_secs: Some(age.as_secs()),
         ttl_secs: ttl_secs(stale_from, now),
         precondition: conditional::evaluate(request.method, request.headers, meta, now),
     };
@@ -336,7 +339,12 @@ fn with_stored(request: &Request<'_>, candidate: &Candidate<'_>, index: usize, n
     if wishes.only_if_cached {
         return Plan::GatewayTimeout;
     }
-    Plan::Revalidate(refresh(if fresh { Forward::Request } else { Forward::Stale }))
+    let forward = if fresh { Forward::Request } else { Forward::Stale };
+    if wishes.no_store {
+        // Nothing of the answer may be stored, not even the news that nothing changed (§5.2.1.5).
+        return Plan::Pass(forward);
+    }
+    Plan::Revalidate(refresh(forward))
 }
 
 fn conditions(request: &Request<'_>, stored: &Meta) -> HeaderMap {
@@ -352,9 +360,10 @@ fn ttl_secs(stale_from: Timestamp, now: Timestamp) -> i64 {
 /// What serving this head now would look like: after an update, or of a response that just
 /// arrived and has preconditions to meet.
 pub fn serve(request: &Request<'_>, meta: &Meta, index: usize, now: Timestamp) -> Serve {
+    let age_secs = Some(meta.age(now).as_secs()).filter(|secs| *secs > 0);
     Serve {
         index,
-        age_secs: meta.age(now).as_secs(),
+        age_secs,
         ttl_secs: ttl_secs(stale::stale_from(&Candidate { meta, stale_since: None }), now),
         precondition: conditional::evaluate(request.method, request.headers, meta, now),
     }
@@ -380,12 +389,20 @@ pub fn judge(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap) -> Verd
     match storing::head(asked, status, headers) {
         Ok(meta) => Verdict::Store(Box::new(meta)),
         Err(reason) => {
-            // An error says nothing about what is stored; anything else replaces it.
-            let speaks_for_get = *asked.request.method == Method::GET && !status.is_server_error();
-            let validated = if speaks_for_get { Validated::Remove } else { Validated::Keep };
+            let validated = if outdates(asked, status, reason) { Validated::Remove } else { Validated::Keep };
             Verdict::Pass { reason, validated, uncollapsed: storing::uncollapsed(reason) }
         }
     }
+}
+
+/// Whether an answer that isn't stored shows that what was validated is no longer true. What is said to
+/// one client only (401, 403, a cookie, an error) says nothing of it: otherwise any client
+/// could empty the cache by asking badly.
+fn outdates(asked: &Asked<'_>, status: StatusCode, reason: Refusal) -> bool {
+    let changed = status.is_success() || status.is_redirection();
+    let gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+    let personal = matches!(reason, Refusal::Authorization | Refusal::SetCookie | Refusal::RequestNoStore);
+    *asked.request.method == Method::GET && (changed || gone) && !personal
 }
 
 /// A 304 to our conditions (RFC 9111 §4.3.3), or a 200 to HEAD (§4.3.5).

@@ -141,7 +141,9 @@ pub fn downstream(origin: &HeaderMap, request_time: Timestamp, response_time: Ti
 /// `Content-Length` is not among them for a stored part: the body's sender knows it.
 pub fn from_store(stored: &Meta, serve: &Serve) -> HeaderMap {
     let mut headers = stored.headers.clone();
-    headers.insert(header::AGE, HeaderValue::from(serve.age_secs));
+    if let Some(secs) = serve.age_secs {
+        headers.insert(header::AGE, HeaderValue::from(secs));
+    }
     headers.append(header::VIA, VIA);
     headers
 }

@@ -38,6 +38,8 @@ pub mod time;
 pub mod vary;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod sections;
 #[cfg(test)]
 mod sim;

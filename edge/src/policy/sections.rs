@@ -100,7 +100,11 @@ fn section_3_the_requests_no_store() {
          origin 200 {cache-control: max-age=60}
          GET / -> MISS body=2
          # what is stored already may answer it
-         GET / {cache-control: no-store} -> HIT body=2");
+         GET / {cache-control: no-store} -> HIT body=2
+         wait 60
+         origin 304 {etag: \"a\"}
+         GET / {cache-control: no-store | if-none-match: \"a\"} -> 304 MISS
+         saw GET {if-none-match: \"a\"}");
 }
 
 #[test]
@@ -422,6 +426,20 @@ fn section_4_3_3_a_full_response_replaces_what_was_stored() {
 }
 
 #[test]
+fn what_is_said_to_one_client_outdates_nothing() {
+    each(
+        &["401", "403", "429", "200 {set-cookie: a=b}", "500"],
+        "origin 200 {cache-control: max-age=60, stale-if-error=0 | etag: \"a\"}
+         GET /
+         wait 70
+         origin SPELLING
+         GET / -> EXPIRED body=2
+         origin 304
+         GET / -> REVALIDATED body=1",
+    );
+}
+
+#[test]
 fn section_4_3_4_a_304_freshens_only_what_it_confirms() {
     each(
         &["etag: \"b\"", "etag: W/\"b\"", "last-modified: @-5"],
@@ -440,7 +458,7 @@ fn section_4_3_4_a_304_freshens_only_what_it_confirms() {
          GET /
          wait 2
          origin 304 {SPELLING | cache-control: max-age=9}
-         GET / -> 200 REVALIDATED body=1 age=0
+         GET / -> 200 REVALIDATED body=1 age=-
          wait 8
          GET / -> HIT age=8",
     );
@@ -577,7 +595,7 @@ fn section_5_2_1_what_clients_may_wish() {
     ] {
         run(&format!(
             "{fresh}origin 304
-             GET / {{cache-control: {wish}}} -> 200 REVALIDATED body=1 age=0 {{cache-status: Nearside; fwd=request; fwd-status=304}}"
+             GET / {{cache-control: {wish}}} -> 200 REVALIDATED body=1 age=- {{cache-status: Nearside; fwd=request; fwd-status=304}}"
         ));
         run(&format!("{fresh}GET / {{cache-control: {wish}, only-if-cached}} -> 504"));
     }
