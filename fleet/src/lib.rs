@@ -1,12 +1,22 @@
 //! The fleet file, and the messages between home and the PoPs.
+//!
+//! Two languages meet here: what a person writes ([`load`] → [`config::Config`]), and what the programs say
+//! to each other ([`snapshot`], [`purge`], [`report`]). Nothing here opens a socket; the fleet file is the
+//! only file that is read.
 
 pub mod config;
+pub mod digest;
 pub mod files;
 pub mod mistake;
+pub mod purge;
+pub mod report;
+pub mod seal;
+pub mod snapshot;
 pub mod spec;
 pub mod units;
 
 pub use self::{
+    digest::Sha256,
     files::Files,
     mistake::Mistake,
     spec::{Loaded, load, load_with},
