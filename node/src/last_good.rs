@@ -6,6 +6,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use nearside_fleet::files::absolute;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -117,22 +118,6 @@ fn read_manifest(state: &StateDir) -> Result<Option<Manifest>, LastGoodError> {
 
 fn damaged(state: &StateDir, reason: &dyn std::fmt::Display) -> LastGoodError {
     LastGoodError::Manifest { path: state.path(MANIFEST), reason: reason.to_string() }
-}
-
-/// Absolute, with `.` and `..` worked out by name. Not `canonicalize`: a swapped symlink is to stay a name.
-pub fn absolute(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => {
-                out.pop();
-            }
-            Component::CurDir => {}
-            part => out.push(part),
-        }
-    }
-    out
 }
 
 /// `/etc/nearside/x` → `etc/nearside/x`.

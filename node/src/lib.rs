@@ -15,11 +15,16 @@ pub mod bind;
 pub mod control;
 pub mod daemon;
 pub mod desired;
+pub mod enrolled;
 pub mod identity;
 pub mod last_good;
+pub mod load;
+pub mod local;
 pub mod logs;
 pub mod metrics;
 pub mod ready;
+pub mod routes;
+pub mod run;
 pub mod signals;
 pub mod state;
 pub mod store;
@@ -30,6 +35,8 @@ pub use control::{ControlRequest, ControlResponse, Role};
 pub use daemon::{Context, Daemon, Kind, Staging, StartError};
 pub use desired::{Desired, Refusal, Source};
 
+#[cfg(test)]
+mod test_daemon;
 #[cfg(test)]
 mod test_identities;
 
