@@ -180,6 +180,17 @@ impl Subdivision {
     }
 }
 
+impl FromStr for Subdivision {
+    type Err = CodeError;
+
+    fn from_str(text: &str) -> Result<Self, CodeError> {
+        Self::new(text).ok_or_else(|| CodeError {
+            text: text.to_owned(),
+            expected: "a subdivision code (ISO 3166-2 without the country)",
+        })
+    }
+}
+
 impl fmt::Display for Subdivision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())

@@ -1,11 +1,24 @@
 //! List × health → answer: rebuilt whenever health says something new, never per query.
 //!
 //! The rules of fail-over live here: which of a list's PoPs are named, what happens when none is
-//! up, and how long the answer may be kept.
+//! up, and how long the answer may be kept. Each address family is decided by itself: where a PoP's
+//! IPv6 is down and its IPv4 up, AAAA goes to the next PoP with a live IPv6 address.
+//!
+//! **TTL.** Everything the decision looked at bounds it: the chosen addresses (they may go down) and
+//! the preferred ones passed over (they may come back). PoPs behind the chosen ones were not
+//! looked at and do not matter.
+//!
+//! **All down.** By default the whole list is served in order of preference, as if all were up: a
+//! check may be wrong, and an address that may not work is better than none. Drained PoPs stay
+//! out even then, as long as anything else is left: their operator knew more than a check does.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{net::IpAddr, time::Duration};
 
-use super::{ListId, PopId, ServiceId};
+use nearside_fleet::config::{AllDown, Service};
+use nearside_geoip::prefix::Family;
+
+use super::{AddressHealth, AddressState, HealthView, ListId, PopId, ServiceId, ServicePlan, Steering};
 
 /// Every answer every service can give under one state of health.
 #[derive(Debug, Default)]
@@ -25,7 +38,7 @@ struct ServiceAnswers {
 pub struct Chosen<A> {
     /// What goes into the answer, nearest PoP first. Empty: NOERROR without an answer.
     pub addresses: Box<[A]>,
-    /// The PoPs they belong to, in the same order.
+    /// The PoPs they belong to, in the same order, each once.
     pub pops: Box<[PopId]>,
     /// Seconds; no longer than anything consulted is sure to stay, within the service's bounds.
     pub ttl: u32,
@@ -41,11 +54,37 @@ pub enum Basis {
     Healthy,
     /// None of the list's addresses of this family is up: the service's `all_down` decided.
     AllDown,
-    /// No PoP of the service has an address of this family.
+    /// No PoP of the list has an address of this family.
     NoFamily,
 }
 
+/// Lists of one service and family that nobody healthy serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllDownAt {
+    /// The service.
+    pub service: ServiceId,
+    /// Which answers.
+    pub family: Family,
+    /// How many of its lists.
+    pub lists: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
 impl Table {
+    /// Works out every answer. Microseconds per list; a fleet has a few dozen lists per service.
+    pub fn build(steering: &Steering, health: &HealthView) -> Self {
+        let answers = steering.services.iter().map(|plan| {
+            let health = ServiceHealth::new(steering, plan, health);
+            let lists = &plan.plan.lists;
+            ServiceAnswers {
+                ipv4: lists.iter().map(|list| health.choose(&health.ipv4, list)).collect(),
+                ipv6: lists.iter().map(|list| health.choose(&health.ipv6, list)).collect(),
+            }
+        });
+        Self { services: answers.collect() }
+    }
+
     /// The A answer of a service for a list.
     ///
     /// `service` and `list` must come from the [`super::Steering`] the table was built from.
@@ -60,5 +99,172 @@ impl Table {
     #[inline]
     pub fn ipv6(&self, service: ServiceId, list: ListId) -> &Chosen<Ipv6Addr> {
         &self.services[service.0 as usize].ipv6[list.0 as usize]
+    }
+
+    /// Services with lists that nobody healthy serves, to be said aloud.
+    pub fn all_down(&self) -> impl Iterator<Item = AllDownAt> {
+        fn count<A>(chosen: &[Chosen<A>]) -> usize {
+            chosen.iter().filter(|chosen| chosen.basis == Basis::AllDown).count()
+        }
+        let both = self.services.iter().zip((0..).map(ServiceId)).flat_map(|(answers, service)| {
+            [
+                (service, Family::V4, count(&answers.ipv4), answers.ipv4.len()),
+                (service, Family::V6, count(&answers.ipv6), answers.ipv6.len()),
+            ]
+        });
+        both.filter(|&(_, _, lists, _)| lists > 0).map(|(service, family, lists, of)| AllDownAt {
+            service,
+            family,
+            lists,
+            of,
+        })
+    }
+}
+
+/// Health of every PoP's addresses, for one service; by [`PopId`].
+#[derive(Clone)]
+pub(super) struct ServiceHealth<'a> {
+    service: &'a Service,
+    pub(super) ipv4: Vec<Vec<(Ipv4Addr, AddressHealth)>>,
+    pub(super) ipv6: Vec<Vec<(Ipv6Addr, AddressHealth)>>,
+    /// What [`AllDown::Pops`] names.
+    last_resort: Vec<PopId>,
+}
+
+impl<'a> ServiceHealth<'a> {
+    pub(super) fn new(steering: &Steering, plan: &'a ServicePlan, view: &HealthView) -> Self {
+        let service = &plan.service;
+        let last_resort = match &service.all_down {
+            AllDown::Pops(names) => names,
+            AllDown::All | AllDown::NoData => &Vec::new(),
+        };
+        let last_resort = last_resort.iter().filter_map(|name| {
+            steering.pops.iter().position(|pop| pop.name == *name).map(|at| PopId(at as u32))
+        });
+        let last_resort: Vec<PopId> = last_resort.collect();
+        let rule_pops = plan.plan.lists.iter().flatten();
+        let mut used = vec![false; steering.pops.len()];
+        for pop in rule_pops.chain(&last_resort) {
+            used[pop.0 as usize] = true;
+        }
+        let mut health = Self {
+            service,
+            ipv4: vec![Vec::new(); steering.pops.len()],
+            ipv6: vec![Vec::new(); steering.pops.len()],
+            last_resort,
+        };
+        for (at, pop) in steering.pops.iter().enumerate().filter(|&(at, _)| used[at]) {
+            let of = |addr: IpAddr| view.address(service, &pop.name, addr);
+            health.ipv4[at] = pop.ipv4.iter().map(|&addr| (addr, of(addr.into()))).collect();
+            health.ipv6[at] = pop.ipv6.iter().map(|&addr| (addr, of(addr.into()))).collect();
+        }
+        health
+    }
+
+    /// The same health, but for one PoP that is down for good.
+    pub(super) fn without(&self, pop: PopId) -> Self {
+        fn kill<A>(addresses: &mut [(A, AddressHealth)]) {
+            for (_, health) in addresses {
+                health.state = AddressState::Down;
+            }
+        }
+        let mut health = self.clone();
+        kill(&mut health.ipv4[pop.0 as usize]);
+        kill(&mut health.ipv6[pop.0 as usize]);
+        health
+    }
+
+    /// The answer of one family for one list.
+    pub(super) fn choose<A: Copy>(&self, pops: &[Vec<(A, AddressHealth)>], list: &[PopId]) -> Chosen<A> {
+        let mut answer = Answer::new();
+        let mut has_family = false;
+        for &pop in list {
+            let addresses = &pops[pop.0 as usize];
+            has_family |= !addresses.is_empty();
+            answer.add(pop, addresses, |state| state == AddressState::Up);
+            if answer.pops.len() >= self.service.answers.max(1) {
+                break;
+            }
+        }
+        if !has_family {
+            return answer.finish(self.service, Basis::NoFamily);
+        }
+        if !answer.pops.is_empty() {
+            return answer.finish(self.service, Basis::Healthy);
+        }
+        match self.service.all_down {
+            AllDown::NoData => return answer.finish(self.service, Basis::AllDown),
+            AllDown::Pops(_) => {
+                for &pop in &self.last_resort {
+                    answer.add(pop, &pops[pop.0 as usize], |_| true);
+                }
+            }
+            AllDown::All => {}
+        }
+        // Also where the last resort has no address of this family: one family down must not
+        // become NODATA by accident.
+        for wanted in [Willing::NotDrained, Willing::Anything] {
+            if answer.pops.is_empty() {
+                for &pop in list {
+                    answer.add(pop, &pops[pop.0 as usize], |state| wanted.takes(state));
+                }
+            }
+        }
+        answer.finish(self.service, Basis::AllDown)
+    }
+}
+
+/// What is served when all is down.
+#[derive(Clone, Copy)]
+enum Willing {
+    NotDrained,
+    Anything,
+}
+
+impl Willing {
+    fn takes(self, state: AddressState) -> bool {
+        match self {
+            Self::NotDrained => state != AddressState::Drained,
+            Self::Anything => true,
+        }
+    }
+}
+
+/// An answer under construction.
+struct Answer<A> {
+    addresses: Vec<A>,
+    pops: Vec<PopId>,
+    /// Until something consulted may change.
+    unchanged_for: Duration,
+}
+
+impl<A: Copy> Answer<A> {
+    fn new() -> Self {
+        Self { addresses: Vec::new(), pops: Vec::new(), unchanged_for: Duration::MAX }
+    }
+
+    /// Consults a PoP and takes those of its addresses whose state will do.
+    fn add(&mut self, pop: PopId, addresses: &[(A, AddressHealth)], will_do: impl Fn(AddressState) -> bool) {
+        let before = self.addresses.len();
+        for (address, health) in addresses {
+            self.unchanged_for = self.unchanged_for.min(health.unchanged_for);
+            if will_do(health.state) {
+                self.addresses.push(*address);
+            }
+        }
+        if self.addresses.len() > before {
+            self.pops.push(pop);
+        }
+    }
+
+    fn finish(self, service: &Service, basis: Basis) -> Chosen<A> {
+        // Not `clamp`: it panics on bounds that cross.
+        let ttl = self.unchanged_for.min(service.ttl_max).max(service.ttl_min);
+        Chosen {
+            addresses: self.addresses.into(),
+            pops: self.pops.into(),
+            ttl: u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX),
+            basis,
+        }
     }
 }
