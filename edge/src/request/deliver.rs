@@ -41,9 +41,21 @@ pub(super) fn object(
     account: &CacheStatus,
     outcome: Outcome,
 ) -> Answer {
-    let meta = object.meta();
-    let mut fields = headers::from_store(meta, serve);
-    let mut status = meta.status;
+    let fields = headers::from_store(object.meta(), serve);
+    object_with(exchange, object, serve, fields, account, outcome)
+}
+
+/// Answers with an object under other fields than the stored ones: whoever caused the fetch gets what
+/// the origin sent, with the fields that `private="…"` and `no-cache="…"` keep out of the store.
+pub(super) fn object_with(
+    exchange: &Exchange,
+    object: &Arc<Object>,
+    serve: &Serve,
+    mut fields: HeaderMap,
+    account: &CacheStatus,
+    outcome: Outcome,
+) -> Answer {
+    let mut status = object.meta().status;
     let body = if serve.precondition == Precondition::NotModified {
         status = StatusCode::NOT_MODIFIED;
         fields = headers::not_modified(fields);

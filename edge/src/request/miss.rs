@@ -164,14 +164,14 @@ async fn lead(
         .await
         .map_err(|_panicked| Refusal::Internal("fetch-task"))?;
     match led {
-        Led::Stored(object, status) => {
+        Led::Stored(object, status, fields) => {
             let serve = deliver::serve_now(exchange, &object);
             let outcome =
                 if outdated { policy::status::Outcome::Expired } else { policy::status::Outcome::Miss };
             let mut account = CacheStatus::forwarded(outcome, forward, Some(status));
             account.ttl_secs = Some(serve.ttl_secs);
             account.stored = true;
-            Ok(deliver::object(exchange, &object, &serve, &account, Outcome::Miss))
+            Ok(deliver::object_with(exchange, &object, &serve, fields, &account, Outcome::Miss))
         }
         Led::Updated(object) => {
             let serve = deliver::serve_now(exchange, &object);
@@ -223,8 +223,8 @@ pub(super) struct Times {
 
 /// How a fetch ended, as far as its head.
 enum Led {
-    /// It is being stored; the origin's status.
-    Stored(Arc<Object>, StatusCode),
+    /// It is being stored; the origin's status, and its fields for the client that asked.
+    Stored(Arc<Object>, StatusCode, HeaderMap),
     /// What is stored still holds.
     Updated(Arc<Object>),
     /// It is not to be stored.
@@ -314,10 +314,11 @@ impl Asking {
         match verdict {
             Verdict::Store(meta) => {
                 let status = response.status();
+                let fields = headers::downstream(response.headers(), times.request, times.response);
                 let (filler, object) = lease.start(*meta, self.keep);
                 // The store owns the fill: it goes on without us, and ends when nobody reads it.
                 tokio::spawn(fill::drive(filler, response.into_body()));
-                Led::Stored(object, status)
+                Led::Stored(object, status, fields)
             }
             Verdict::Pass { uncollapsed, validated, .. } => {
                 lease.pass(uncollapsed);
