@@ -64,3 +64,36 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.cache", CACHE),
     ("controller", CONTROLLER),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    const MANUAL: &str = include_str!("../../../docs/fleet-file.md");
+
+    /// Keys by heading, as the manual's tables list them.
+    fn documented() -> BTreeMap<String, BTreeSet<&'static str>> {
+        let mut sections: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        let mut heading = String::new();
+        for line in MANUAL.lines() {
+            if let Some(text) = line.strip_prefix("## ").or_else(|| line.strip_prefix("### ")) {
+                heading = text.to_lowercase();
+            } else if let Some(key) = line.strip_prefix("| `").and_then(|rest| rest.split('`').next()) {
+                sections.entry(heading.clone()).or_default().insert(key);
+            }
+        }
+        sections
+    }
+
+    #[test]
+    fn the_manual_explains_every_key_and_no_other() {
+        let mut documented = documented();
+        for (section, keys) in SECTIONS {
+            let found = documented.remove(&section.to_lowercase()).unwrap_or_default();
+            assert_eq!(found, keys.iter().copied().collect(), "[{section}]");
+        }
+        assert!(documented.is_empty(), "the manual has sections that do not exist: {documented:?}");
+    }
+}
