@@ -39,7 +39,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME", env = "NEARSIDE_NODE")]
     pub node: String,
 
-    /// Where the last good state, the identity and the control socket live [default: /var/lib/nearside/<NODE>]
+    /// Where the last good state, the identity and the control socket live [default: /var/lib/nearside/NODE]
     #[arg(long, value_name = "DIR", env = "NEARSIDE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
 

@@ -1,7 +1,7 @@
 //! The endpoints every node has, and who may use them.
 //!
 //! `/metrics`, `/health`, `/v1/status` are read by anyone who reaches the listener; everything else needs a
-//! role. What is not known here goes to the daemon. [`Access`] is the only place where roles meet endpoints.
+//! role. What is not known here goes to the daemon. One table, `Access`, is the only place where roles meet endpoints.
 
 use std::{sync::Arc, time::SystemTime};
 

@@ -43,6 +43,12 @@ impl Request {
         Self { url: format!("{scheme}://{host}:{port}{path}"), arguments }
     }
 
+    /// GET through a node's control socket.
+    pub fn socket(socket: &std::path::Path, path: &str) -> Self {
+        let arguments = vec!["--unix-socket".to_owned(), socket.to_string_lossy().into_owned()];
+        Self { url: format!("http://node{path}"), arguments }
+    }
+
     /// Trusts this CA file.
     #[must_use]
     pub fn ca(self, path: &std::path::Path) -> Self {

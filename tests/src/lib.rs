@@ -12,6 +12,7 @@
 
 pub mod curl;
 pub mod dig;
+pub mod fleet;
 pub mod loopback;
 pub mod origin;
 pub mod process;
