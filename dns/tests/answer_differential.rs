@@ -4,6 +4,7 @@
 //! the zone as RFC 1034 section 4.3.2 tells it, and writes messages without compression. Both
 //! answers are decoded by hickory-proto and must mean the same, for random zones and random
 //! queries. The seed is printed; `NEARSIDE_SEED` repeats a run.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the finding")]
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -16,6 +17,8 @@ use nearside_dns::{
 use nearside_zones::{Bindings, Name, Record, Rtype, Zone, Zones, master};
 
 type Labels = Vec<Vec<u8>>;
+/// Owner, type, TTL, data.
+type Row = (Vec<u8>, u16, u32, Vec<u8>);
 
 fn labels(name: &Name) -> Labels {
     name.labels().map(<[u8]>::to_ascii_lowercase).collect()
@@ -41,8 +44,7 @@ struct Slow {
 struct SlowAnswer {
     rcode: u16,
     authoritative: bool,
-    /// Owner, type, TTL, data.
-    sections: [Vec<(Vec<u8>, u16, u32, Vec<u8>)>; 3],
+    sections: [Vec<Row>; 3],
 }
 
 impl Slow {

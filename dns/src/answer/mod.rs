@@ -114,7 +114,7 @@ pub struct Scratch {
 pub enum Verdict {
     /// Nothing is sent: shorter than a header, or itself a response.
     Dropped,
-    /// Nothing is sent: response rate limiting.
+    /// Response rate limiting: nothing is sent, or an empty truncated answer (see [`crate::rrl`]).
     RateLimited,
     NoError,
     /// NOERROR without an answer.
@@ -352,3 +352,6 @@ fn outcome(bytes: usize, reply: &Reply, edns: Option<&Edns<'_>>) -> Outcome {
         client_subnet: edns.is_some_and(|edns| edns.client_subnet.is_some()),
     }
 }
+
+#[cfg(test)]
+mod tests;

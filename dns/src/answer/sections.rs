@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use nearside_geoip::prefix::Family;
 use nearside_zones::{
     Binding, End, Link, NameBuf, RrSet, Rtype, Zone,
     tree::{CHAIN_MAX, Node},
@@ -258,15 +259,24 @@ impl Answer<'_, '_> {
             Ok(_) => positive(Ok(())),
             Err(Full) => positive(Err(Full)),
         };
-        // That a family is missing altogether holds for every client.
-        let everywhere = reply.verdict == Verdict::NoData && basis == Basis::NoFamily;
-        reply.scope = if everywhere { 0 } else { steered.scope };
+        reply.scope = if self.empty_everywhere(&reply, service) { 0 } else { steered.scope };
         reply.service = Some(service);
         reply.all_down = basis == Basis::AllDown;
         if reply.all_down {
             reply.error = Some((Ede::Other, "no PoP of this service is healthy"));
         }
         reply
+    }
+
+    /// Whether a service answers nothing to any client, so that its answer is static after all.
+    fn empty_everywhere(&self, reply: &Reply, service: ServiceId) -> bool {
+        let table = self.context.table;
+        reply.verdict == Verdict::NoData
+            && match self.query.rtype {
+                Rtype::A => !table.has_family(service, Family::V4),
+                Rtype::AAAA => !table.has_family(service, Family::V6),
+                _ => !table.has_family(service, Family::V4) && !table.has_family(service, Family::V6),
+            }
     }
 
     /// RFC 9460 section 2.2: priority, target, parameters in the order of their keys.

@@ -71,6 +71,14 @@ pub struct AllDownAt {
     pub of: usize,
 }
 
+#[cfg(test)]
+impl Table {
+    /// One service with one list that is answered so.
+    pub(crate) fn of(ipv4: Chosen<Ipv4Addr>, ipv6: Chosen<Ipv6Addr>) -> Self {
+        Self { services: Box::new([ServiceAnswers { ipv4: Box::new([ipv4]), ipv6: Box::new([ipv6]) }]) }
+    }
+}
+
 impl Table {
     /// Works out every answer. Microseconds per list; a fleet has a few dozen lists per service.
     pub fn build(steering: &Steering, health: &HealthView) -> Self {
@@ -99,6 +107,16 @@ impl Table {
     #[inline]
     pub fn ipv6(&self, service: ServiceId, list: ListId) -> &Chosen<Ipv6Addr> {
         &self.services[service.0 as usize].ipv6[list.0 as usize]
+    }
+
+    /// Whether any list of a service has addresses of this family, healthy or not: where none has,
+    /// an empty answer is the same for every client.
+    pub fn has_family(&self, service: ServiceId, family: Family) -> bool {
+        let answers = &self.services[service.0 as usize];
+        match family {
+            Family::V4 => answers.ipv4.iter().any(|chosen| chosen.basis != Basis::NoFamily),
+            Family::V6 => answers.ipv6.iter().any(|chosen| chosen.basis != Basis::NoFamily),
+        }
     }
 
     /// Services with lists that nobody healthy serves, to be said aloud.
