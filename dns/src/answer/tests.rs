@@ -235,6 +235,13 @@ fn a_missing_family_is_no_data_for_everyone_and_all_down_says_so() {
     assert_eq!((outcome.verdict, option(&out, 8).unwrap()[3]), (Verdict::NoData, 0));
     let message = Decoded::from_vec(&out).unwrap();
     assert_eq!(message.authorities[0].ttl, 20, "no longer than the decision holds");
+    let server = server_with(&[], &[], Basis::AllDown);
+    let (outcome, out) = server.raw(&query("www.cdn.test", 1, Some(&[(8, SUBNET)])), Transport::Udp);
+    assert_eq!(
+        (outcome.verdict, option(&out, 8).unwrap()[3]),
+        (Verdict::NoData, 17),
+        "other clients may have more"
+    );
     let server = server_with(&["192.0.2.80"], &["::1"], Basis::AllDown);
     let (outcome, out) = server.raw(&query("www.cdn.test", 1, Some(&[])), Transport::Udp);
     assert!(outcome.all_down && outcome.verdict == Verdict::NoError);
