@@ -1,5 +1,6 @@
 //! nearside-edge: the caching edge of every PoP.
 pub mod cache;
+pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod framing;
