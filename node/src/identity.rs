@@ -22,6 +22,11 @@ pub const CERT: &str = "cert.pem";
 /// This node's private key.
 pub const KEY: &str = "key.pem";
 
+/// Home's public key, which signs snapshots ([`nearside_fleet::snapshot::PublicKey`]).
+pub const HOME_KEY: &str = "home.pub";
+/// This node's key for what is sealed for it ([`nearside_fleet::seal::OpeningKey`]).
+pub const OPENING_KEY: &str = "opening.key";
+
 /// A node's credentials, read and checked.
 #[derive(Debug)]
 pub struct Identity {
