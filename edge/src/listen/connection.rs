@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use http::{Request, Response, Version};
@@ -34,6 +35,10 @@ use crate::{
     stats::Turned,
     tls::Served,
 };
+
+/// How long a connection that was told to end may stay idle: a round trip to the far side of the world and
+/// a lost packet.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// What is known of a client's connection.
 pub struct Client {
@@ -171,7 +176,10 @@ where
         result = connection.as_mut() => result,
         () = draining.as_mut() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                result = connection => result,
+                () = quiet(&client) => Ok(()),
+            }
         }
     };
     note_end(&client, result);
@@ -205,10 +213,27 @@ where
         result = connection.as_mut() => result,
         () = draining.as_mut() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                result = connection => result,
+                () = quiet(&client) => Ok(()),
+            }
         }
     };
     note_end(&client, result);
+}
+
+/// Completes once a connection that was told to end has had nothing under way for [`LINGER`]: its client
+/// may have sent no preface yet, or never answer our GOAWAY.
+async fn quiet(client: &Client) {
+    let mut idle = false;
+    loop {
+        tokio::time::sleep(LINGER).await;
+        let busy = client.in_flight.load(Ordering::Relaxed) > 0;
+        if idle && !busy {
+            return;
+        }
+        idle = !busy;
+    }
 }
 
 fn respond(

@@ -1,8 +1,8 @@
 //! Chooses the certificate for a handshake: the read half.
 //!
 //! Exact name, then wildcard. A client that names nobody (health probes by address) gets the default;
-//! one that names a host we have no certificate for is refused (`unrecognized_name`) rather than shown
-//! somebody else's certificate. Readers load one immutable [`Table`]; reloads swap it whole.
+//! one that names a host we have no certificate for is refused (rustls' alert is `access_denied`) rather than
+//! shown somebody else's certificate. Readers load one immutable [`Table`]; reloads swap it whole.
 
 use std::{
     collections::HashMap,

@@ -334,13 +334,24 @@ impl Edge {
 
     /// A TLS connection with these protocols offered; certificates are verified against the site's own.
     pub async fn connect_tls(&self, name: &str, alpn: &[&str]) -> std::io::Result<Tls> {
+        self.connect_with(self.client_config(alpn), name).await
+    }
+
+    /// SHA-256 of the site's certificate, as reported.
+    pub fn fingerprint(&self) -> String {
+        self.daemon.report()["certificates"]["www"]["sha256"].as_str().unwrap().to_owned()
+    }
+
+    /// A TLS connection by a client that may remember sessions.
+    pub async fn connect_with(&self, config: Arc<ClientConfig>, name: &str) -> std::io::Result<Tls> {
         let stream = TcpStream::connect(self.https()).await?;
-        let connector = tokio_rustls::TlsConnector::from(self.client_config(alpn));
+        let connector = tokio_rustls::TlsConnector::from(config);
         let name = ServerName::try_from(name.to_owned()).unwrap();
         connector.connect(name, stream).await
     }
 
-    fn client_config(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+    /// A client that trusts the site's certificate of now.
+    pub fn client_config(&self, alpn: &[&str]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let pem = std::fs::read(self.dir.path().join("site.pem")).unwrap();
         roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
