@@ -9,7 +9,8 @@
 //! the databases have, since that is what a person means who writes it; of nested operator's networks
 //! the finer one wins. Elsewhere each attribute comes from the first database that has it, unless it
 //! contradicts the country already known ([`Place::or`]). The built-in table is heard only where
-//! no database places addresses.
+//! no database places addresses. What databases say of special-purpose blocks is not heard: they cannot
+//! know, and some give 192.168.0.0/16 to the country of a registry.
 
 use std::{
     net::IpAddr,
@@ -21,7 +22,7 @@ use hashbrown::HashMap;
 use crate::{
     builtin,
     database::{self, Database, DatabaseError, Places},
-    map::{Builder, Map, SPECIAL, VALUE_MAX, embedded_v4},
+    map::{Builder, Map, SPECIAL, VALUE_MAX, embedded_v4, special},
     place::Place,
     prefix::{Family, Prefix},
     range::{Range, cover, flatten},
@@ -51,7 +52,7 @@ pub enum Reach {
     /// An ordinary address.
     #[default]
     Global,
-    /// In a block of [`SPECIAL`] that neither operator nor database places.
+    /// In a block of [`SPECIAL`] that no operator's network places. Nothing is said of its place.
     Special,
 }
 
@@ -134,9 +135,12 @@ impl Geo {
         let mut located = Located {
             place: Place::default(),
             city: None,
-            network: Prefix::all(Family::of(addr)),
+            network: special(addr).unwrap_or(Prefix::all(Family::of(addr))),
             sources: Vec::new(),
         };
+        if special(addr).is_some() {
+            return Ok(located);
+        }
         for database in &self.databases {
             let Some(found) = database.lookup(addr)? else { continue };
             located.add(found, Source::Database(database.path().to_owned()));
@@ -378,7 +382,10 @@ fn spot(records: &[u32], cursors: &[Cursor<'_>]) -> Spot {
                 let country = builtin::country(record);
                 spot.place = spot.place.or(&Place { country, ..Place::default() });
             }
-            Feed::Special(_) if !operator && !spot.place.is_known() => spot.reach = Reach::Special,
+            Feed::Special(_) if !operator => {
+                spot.place = Place::default();
+                spot.reach = Reach::Special;
+            }
             Feed::Database(_) | Feed::Builtin(_) | Feed::Special(_) => {}
         }
     }
@@ -520,8 +527,9 @@ mod tests {
             let located = geo.locate(addr).unwrap();
             let spot = recorder.0[hit.value as usize];
             assert_eq!(spot.place, located.place, "{addr} (seed {seed})");
-            let special = crate::map::special(addr).is_some() && !located.place.is_known();
-            assert_eq!(spot.reach == Reach::Special, special, "{addr} (seed {seed})");
+            let by_operator = matches!(located.sources[..], [Source::Operator(_)]);
+            let expected = special(addr).is_some() && !by_operator;
+            assert_eq!(spot.reach == Reach::Special, expected, "{addr} (seed {seed})");
             // The sources' own network has one place all over, so the map's scope holds it, unless
             // a block that means something else lies inside.
             let scope = Prefix::containing(addr, hit.scope);
