@@ -351,3 +351,6 @@ fn special_scope(addr: IpAddr) -> Option<u8> {
         _ => Some(block.len()),
     }
 }
+
+#[cfg(test)]
+mod tests;
