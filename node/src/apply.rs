@@ -111,6 +111,11 @@ impl<D: Daemon> Applier<D> {
         self.lock().refused = Some(Refused { source, at: SystemTime::now(), refusal });
     }
 
+    /// Counts a refusal that is no state of this fleet's (a forged snapshot): it is not shown as its newest.
+    pub fn count_refusal(&self) {
+        self.metrics.reloads_refused.inc();
+    }
+
     /// What serves and what was refused, now.
     pub fn status(&self) -> Status {
         self.lock().clone()

@@ -7,7 +7,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use nearside_fleet::config::Config;
+use nearside_fleet::{config::Config, report};
 
 /// A fleet configuration to stage, with real paths.
 #[derive(Clone, Debug)]
@@ -29,6 +29,26 @@ pub enum Source {
     LastGood,
     /// An accepted snapshot from home.
     Snapshot(u64),
+}
+
+impl Source {
+    /// The number, if it is a snapshot.
+    pub fn snapshot(&self) -> Option<u64> {
+        match self {
+            Self::Snapshot(number) => Some(*number),
+            Self::Local | Self::LastGood => None,
+        }
+    }
+}
+
+impl From<&Source> for report::Source {
+    fn from(source: &Source) -> Self {
+        match source {
+            Source::Local => Self::Local,
+            Source::LastGood => Self::LastGood,
+            Source::Snapshot(_) => Self::Snapshot,
+        }
+    }
 }
 
 impl fmt::Display for Source {

@@ -6,12 +6,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use nearside_fleet::files::absolute;
+use nearside_fleet::{digest::Sha256, files::absolute};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     state::{StateDir, StateError},
-    store::{Content, Entry, Sha256, Store, StoreError},
+    store::{Content, Entry, Store, StoreError},
     watch::Digests,
 };
 
@@ -31,7 +31,7 @@ struct Manifest {
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     path: PathBuf,
-    sha256: String,
+    sha256: Sha256,
 }
 
 /// Why there is no last good state to start from.
@@ -69,12 +69,12 @@ pub fn save(
         // A file that is named and was not there is no reason to keep less of the rest.
         let Some(expected) = expected else { continue };
         if store.has(expected) {
-            files.push(Kept { path: absolute(path), sha256: expected.to_string() });
+            files.push(Kept { path: absolute(path), sha256: *expected });
             continue;
         }
         match store.keep(path)? {
             Some(actual) if actual == *expected => {
-                files.push(Kept { path: absolute(path), sha256: actual.to_string() });
+                files.push(Kept { path: absolute(path), sha256: actual });
             }
             _ => return Ok(false),
         }
@@ -88,11 +88,7 @@ pub fn save(
 /// What the kept state needs of the store; empty without one.
 pub fn needs(state: &StateDir) -> Vec<Sha256> {
     let manifest = read_manifest(state).ok().flatten();
-    manifest
-        .into_iter()
-        .flat_map(|manifest| manifest.files)
-        .filter_map(|kept| Sha256::parse(&kept.sha256))
-        .collect()
+    manifest.into_iter().flat_map(|manifest| manifest.files).map(|kept| kept.sha256).collect()
 }
 
 /// Lays the kept files out. Returns the tree's root and the fleet file in it; `None`: nothing was kept yet.
@@ -103,8 +99,7 @@ pub fn restore(state: &StateDir, store: &Store) -> Result<Option<(PathBuf, PathB
     let Some(manifest) = read_manifest(state)? else { return Ok(None) };
     let mut entries = Vec::with_capacity(manifest.files.len());
     for kept in &manifest.files {
-        let hash = Sha256::parse(&kept.sha256).ok_or_else(|| damaged(state, &"not a SHA-256"))?;
-        entries.push(Entry { path: below(&kept.path), content: Content::Stored(hash) });
+        entries.push(Entry { path: below(&kept.path), content: Content::Stored(kept.sha256) });
     }
     let root = store.tree(TREE, &entries)?;
     let fleet_file = root.join(below(&manifest.fleet_file));

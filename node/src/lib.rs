@@ -26,6 +26,7 @@ pub mod ready;
 pub mod routes;
 pub mod run;
 pub mod signals;
+pub mod snapshots;
 pub mod state;
 pub mod store;
 pub mod tls;

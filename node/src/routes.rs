@@ -7,6 +7,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use nearside_fleet::report::{self, Report};
 
 use crate::{
     apply::Applier,
@@ -15,8 +16,16 @@ use crate::{
         server::{self, Handler},
     },
     daemon::Daemon,
+    enrolled::Enrolment,
     metrics::{self, Metrics},
+    snapshots::Snapshots,
 };
+
+/// What comes before the hash of a file that is put.
+const FILES: &str = "/v1/files/";
+
+/// An identity this near to its end is told of: renewal has failed for a while by then.
+const IDENTITY_WARNING_SECS: i64 = 7 * 86_400;
 
 /// The endpoints of a node.
 #[derive(Debug)]
@@ -36,6 +45,8 @@ struct Inner<D: Daemon> {
     version: String,
     started: SystemTime,
     applier: Arc<Applier<D>>,
+    enrolment: Arc<Enrolment>,
+    snapshots: Arc<Snapshots<D>>,
     metrics: Metrics,
 }
 
@@ -70,9 +81,16 @@ impl Access {
 
 impl<D: Daemon> Routes<D> {
     /// The endpoints of `node`.
-    pub fn new(node: &str, version: &str, applier: Arc<Applier<D>>, metrics: Metrics) -> Self {
+    pub fn new(
+        node: &str,
+        version: &str,
+        applier: Arc<Applier<D>>,
+        enrolment: Arc<Enrolment>,
+        snapshots: Arc<Snapshots<D>>,
+        metrics: Metrics,
+    ) -> Self {
         let (node, version, started) = (node.to_owned(), version.to_owned(), SystemTime::now());
-        Self { inner: Arc::new(Inner { node, version, started, applier, metrics }) }
+        Self { inner: Arc::new(Inner { node, version, started, applier, enrolment, snapshots, metrics }) }
     }
 
     /// The node's registry.
@@ -115,7 +133,12 @@ impl<D: Daemon> Inner<D> {
         match (&request.method, request.path.as_str()) {
             (&Method::GET, "/metrics") => self.scrape(),
             (&Method::GET, "/health") => self.health(),
-            (&Method::GET, "/v1/status") => ControlResponse::ok(&self.report()),
+            (&Method::GET, "/v1/status") => self.status(),
+            (&Method::GET, "/v1/snapshot") => self.snapshots.accepted(),
+            (&Method::POST, "/v1/snapshots") => self.snapshots.receive(request.body).await,
+            (&Method::PUT, path) if path.starts_with(FILES) => {
+                self.snapshots.receive_file(&path[FILES.len()..], request.body.clone()).await
+            }
             _ => self.applier.daemon().control(request).await,
         }
     }
@@ -125,29 +148,54 @@ impl<D: Daemon> Inner<D> {
         ControlResponse { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body }
     }
 
-    /// The node's report. Times are seconds since the epoch.
-    fn report(&self) -> serde_json::Value {
-        let seconds =
-            |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs());
+    fn report(&self) -> Option<Report> {
         let status = self.applier.status();
-        serde_json::json!({
-            "node": self.node,
-            "kind": D::KIND.program(),
-            "version": self.version,
-            "started": seconds(self.started),
-            "healthy": self.applier.daemon().health().is_ok(),
-            "serving": status.serving.map(|serving| serde_json::json!({
-                "fleet": serving.config.fleet,
-                "source": serving.source.to_string(),
-                "since": seconds(serving.since),
-            })),
-            "refused": status.refused.map(|refused| serde_json::json!({
-                "source": refused.source.to_string(),
-                "at": seconds(refused.at),
-                "reasons": refused.refusal.reasons,
-            })),
-            "program": self.applier.daemon().report(),
+        let serving = status.serving?;
+        Some(Report {
+            node: self.node.clone(),
+            program: D::KIND.program().to_owned(),
+            version: self.version.clone(),
+            started: seconds(self.started),
+            now: seconds(SystemTime::now()),
+            enrolled: self.enrolment.identity().is_some(),
+            serving: report::Serving {
+                source: (&serving.source).into(),
+                snapshot: serving.source.snapshot(),
+                since: seconds(serving.since),
+            },
+            refused: status.refused.map(|refused| report::Refused {
+                snapshot: refused.source.snapshot(),
+                reasons: refused.refusal.reasons,
+                at: seconds(refused.at),
+            }),
+            warnings: self.warnings(),
+            program_report: self.applier.daemon().report(),
         })
+    }
+
+    /// What an operator should look at though the node serves.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.snapshots.keeps() {
+            warnings.push("the state directory can't be written: nothing survives a restart".to_owned());
+        }
+        if let Some(identity) = self.enrolment.identity() {
+            let left = identity.not_after - i64::try_from(seconds(SystemTime::now())).unwrap_or(i64::MAX);
+            if left < IDENTITY_WARNING_SECS {
+                warnings.push(format!("the node's identity ends in {} days", left.max(0) / 86_400));
+            }
+        }
+        if let Err(reason) = self.applier.daemon().health() {
+            warnings.push(format!("not serving: {reason}"));
+        }
+        warnings
+    }
+
+    fn status(&self) -> ControlResponse {
+        match self.report() {
+            Some(report) => ControlResponse::ok(&report),
+            None => ControlResponse::error(StatusCode::SERVICE_UNAVAILABLE, "nothing is served yet"),
+        }
     }
 
     fn health(&self) -> ControlResponse {
@@ -159,6 +207,10 @@ impl<D: Daemon> Inner<D> {
             }
         }
     }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 #[cfg(test)]

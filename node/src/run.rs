@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     ready, routes,
     signals::{Asked, Signals},
+    snapshots::Snapshots,
     state::StateDir,
     store::Store,
     tls,
@@ -108,17 +109,26 @@ async fn run<D: Daemon>(
     let daemon = Arc::new(make(context)?);
     let applier = Arc::new(Applier::new(daemon, metrics.node.clone()));
     let enrolment = Arc::new(Enrolment::new(&args.node, state.clone()));
+    let snapshots =
+        Arc::new(Snapshots::new(&args.node, kept.clone(), Arc::clone(&applier), Arc::clone(&enrolment)));
     let mut local = Local::new(args.fleet.clone(), kept.clone());
 
-    boot(&applier, &mut local, kept.as_ref()).await.map_err(RunError::NothingToServe)?;
+    boot(&applier, &snapshots, &mut local, kept.as_ref()).await.map_err(RunError::NothingToServe)?;
     Arc::clone(applier.daemon()).start().await?;
     let listeners = listeners(&applier, &args.node).map_err(RunError::NothingToServe)?;
-    let routes = routes::Routes::new(&args.node, version, Arc::clone(&applier), metrics);
+    let routes = routes::Routes::new(
+        &args.node,
+        version,
+        Arc::clone(&applier),
+        Arc::clone(&enrolment),
+        Arc::clone(&snapshots),
+        metrics,
+    );
     open_doors(listeners, state.as_ref(), routes, enrolment.tls()).await?;
     tokio::spawn(ready::watchdog());
     tokio::spawn(follow_identity(Arc::clone(&enrolment)));
     ready::ready("serving");
-    follow(&applier, local, signals).await;
+    follow(&applier, &snapshots, local, signals).await;
     Ok(())
 }
 
@@ -132,9 +142,14 @@ fn listeners<D: Daemon>(applier: &Applier<D>, node: &str) -> Result<Listeners, R
 /// Finds a first state that checks out. The error is the local file's: the one a person can mend.
 async fn boot<D: Daemon>(
     applier: &Applier<D>,
+    snapshots: &Snapshots<D>,
     local: &mut Local,
     kept: Option<&(StateDir, Store)>,
 ) -> Result<(), Refusal> {
+    if snapshots.boot().await {
+        local.look().await;
+        return Ok(());
+    }
     let Err(refusal) = local.apply(applier).await else { return Ok(()) };
     let Some((state, store)) = kept else { return Err(refusal) };
     let (state, store) = (state.clone(), store.clone());
@@ -215,7 +230,12 @@ async fn follow_identity(enrolment: Arc<Enrolment>) {
 }
 
 /// Follows local files and signals until told to stop, then drains.
-async fn follow<D: Daemon>(applier: &Applier<D>, mut local: Local, mut signals: Signals) {
+async fn follow<D: Daemon>(
+    applier: &Applier<D>,
+    snapshots: &Snapshots<D>,
+    mut local: Local,
+    mut signals: Signals,
+) {
     loop {
         let asked = tokio::select! {
             () = local.changed() => None,
@@ -228,6 +248,14 @@ async fn follow<D: Daemon>(applier: &Applier<D>, mut local: Local, mut signals: 
             if asked.is_some() {
                 tracing::info!("SIGHUP: nothing has changed");
             }
+            continue;
+        }
+        if snapshots.governs() {
+            local.look().await;
+            tracing::warn!(
+                "the local fleet file changed and is ignored: this node is enrolled and takes its state from \
+                 home (`nearside publish`); remove STATE/identity and restart to make it standalone"
+            );
             continue;
         }
         ready::reloading();
@@ -268,8 +296,19 @@ mod tests {
         test_daemon::{TestDaemon, write_fleet},
     };
 
-    fn applier() -> Applier<TestDaemon> {
-        Applier::new(Arc::new(TestDaemon::default()), NodeMetrics::default())
+    fn applier() -> Arc<Applier<TestDaemon>> {
+        Arc::new(Applier::new(Arc::new(TestDaemon::default()), NodeMetrics::default()))
+    }
+
+    /// Boots as a node without an identity.
+    async fn boot_standalone(
+        applier: &Arc<Applier<TestDaemon>>,
+        local: &mut Local,
+        kept: Option<&(StateDir, Store)>,
+    ) -> Result<(), Refusal> {
+        let enrolment = Arc::new(Enrolment::new("ns1", kept.map(|(state, _)| state.clone())));
+        let snapshots = Snapshots::new("ns1", kept.cloned(), Arc::clone(applier), enrolment);
+        boot(applier, &snapshots, local, kept).await
     }
 
     #[tokio::test]
@@ -280,14 +319,14 @@ mod tests {
         let fleet = write_fleet(&temp.path().join("etc"), "good");
 
         let mut local = Local::new(fleet.clone(), Some(kept.clone()));
-        boot(&applier(), &mut local, Some(&kept)).await.unwrap();
+        boot_standalone(&applier(), &mut local, Some(&kept)).await.unwrap();
 
         // A restart later: the fleet file is broken, the zone file gone.
         fs::write(&fleet, "version = \"one\"").unwrap();
         fs::remove_dir_all(temp.path().join("etc/zones")).unwrap();
         let again = applier();
         let mut local = Local::new(fleet.clone(), Some(kept.clone()));
-        boot(&again, &mut local, Some(&kept)).await.unwrap();
+        boot_standalone(&again, &mut local, Some(&kept)).await.unwrap();
         assert_eq!(again.daemon().serves().as_deref(), Some("good"));
         let status = again.status();
         assert_eq!(status.serving.unwrap().source, Source::LastGood);
@@ -305,8 +344,9 @@ mod tests {
     async fn a_broken_file_without_a_last_good_state_says_what_is_broken() {
         let temp = tempfile::tempdir().unwrap();
         let fleet = write_fleet(temp.path(), "BAD");
-        let refusal =
-            boot(&applier(), &mut Local::new(fleet, None), None).await.expect_err("nothing to serve");
+        let refusal = boot_standalone(&applier(), &mut Local::new(fleet, None), None)
+            .await
+            .expect_err("nothing to serve");
         assert!(refusal.to_string().contains("cdn.test.zone:1:1"), "{refusal}");
     }
 
@@ -314,7 +354,7 @@ mod tests {
     async fn an_unknown_node_name_lists_those_there_are() {
         let temp = tempfile::tempdir().unwrap();
         let applier = applier();
-        boot(&applier, &mut Local::new(write_fleet(temp.path(), "x"), None), None).await.unwrap();
+        boot_standalone(&applier, &mut Local::new(write_fleet(temp.path(), "x"), None), None).await.unwrap();
         let refusal = listeners(&applier, "ns9").expect_err("there is no ns9");
         assert!(refusal.to_string().contains("it has: ns1"), "{refusal}");
     }

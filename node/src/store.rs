@@ -13,11 +13,9 @@ use std::{
 };
 
 use aws_lc_rs::digest;
+use nearside_fleet::{digest::Sha256, snapshot::FILE_BYTES_MAX};
 
 use crate::state::{StateDir, StateError, read_bounded};
-
-/// Largest single file. GeoLite2-City is 60 MB; the commercial databases reach 150 MB.
-pub const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// All files together: two generations of everything with room to spare, small enough for a cheap server.
 pub const STORE_BYTES_MAX: u64 = 2 << 30;
@@ -55,63 +53,19 @@ pub enum StoreError {
     },
 }
 
-/// A SHA-256, written as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Sha256([u8; 32]);
-
-impl Sha256 {
-    /// The hash of some bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self::from_digest(&digest::digest(&digest::SHA256, bytes))
-    }
-
-    /// The hash of a file's content, read in pieces.
-    ///
-    /// # Errors
-    /// Whatever reading gives.
-    pub fn of_file(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        let mut context = digest::Context::new(&digest::SHA256);
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(Self::from_digest(&context.finish())),
-                count => context.update(&buffer[..count]),
-            }
+/// The hash of a file's content, read in pieces.
+///
+/// # Errors
+/// Whatever reading gives.
+pub fn hash_file(path: &Path) -> io::Result<Sha256> {
+    let mut file = File::open(path)?;
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Sha256::from_digest(&context.finish())),
+            count => context.update(&buffer[..count]),
         }
-    }
-
-    /// Parses 64 hexadecimal digits, lower case.
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.as_bytes();
-        if digits.len() != 64 {
-            return None;
-        }
-        let mut out = [0; 32];
-        for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = (hex_digit(pair[0])? << 4) | hex_digit(pair[1])?;
-        }
-        Some(Self(out))
-    }
-
-    fn from_digest(digest: &digest::Digest) -> Self {
-        let mut out = [0; 32];
-        out.copy_from_slice(digest.as_ref());
-        Self(out)
-    }
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
-}
-
-impl std::fmt::Display for Sha256 {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -225,7 +179,7 @@ impl Store {
 
     fn link(&self, hash: &Sha256, dir: &StateDir, path: &Path) -> Result<(), StoreError> {
         let from = self.path(hash);
-        match Sha256::of_file(&from) {
+        match hash_file(&from) {
             Ok(actual) if actual == *hash => {}
             Ok(_) => {
                 tracing::warn!(file = %hash, "a stored file does not match its hash any more: dropped");
@@ -245,7 +199,7 @@ impl Store {
     /// Removes what nothing needs any more: all files but these, all trees but these.
     pub fn retain(&self, files: &BTreeSet<Sha256>, trees: &BTreeSet<String>) {
         for name in names(self.files.root()) {
-            let keep = Sha256::parse(&name).is_some_and(|hash| files.contains(&hash));
+            let keep = name.parse().is_ok_and(|hash| files.contains(&hash));
             if !keep && let Err(error) = self.files.remove(&name) {
                 tracing::debug!(%error, "an old file stays");
             }
@@ -301,15 +255,6 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let store = Store::open(&StateDir::open(temp.path()).unwrap()).unwrap();
         (temp, store)
-    }
-
-    #[test]
-    fn hashes_print_and_parse() {
-        let hash = Sha256::of(b"abc");
-        assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(Sha256::parse(&hash.to_string()), Some(hash));
-        assert_eq!(Sha256::parse("../../etc/passwd"), None);
-        assert_eq!(Sha256::parse(&hash.to_string().to_uppercase()), None);
     }
 
     #[test]

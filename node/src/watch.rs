@@ -13,10 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nearside_fleet::digest::Sha256;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use crate::store::Sha256;
+use crate::store::hash_file;
 
 /// Quiet time after the last event before a change is reported: an editor's write-rename-chmod or an
 /// rsync of several files becomes one reload. Well below the 2 s in which an edit must be live.
@@ -164,7 +165,7 @@ pub type Digests = BTreeMap<PathBuf, Option<Sha256>>;
 /// Hashes files. Costs one read of everything; a 60 MB database takes about 0.1 s, so call it on a
 /// blocking thread.
 pub fn digests(files: impl IntoIterator<Item = PathBuf>) -> Digests {
-    files.into_iter().map(|file| (file.clone(), Sha256::of_file(&file).ok())).collect()
+    files.into_iter().map(|file| (file.clone(), hash_file(&file).ok())).collect()
 }
 
 #[cfg(test)]
