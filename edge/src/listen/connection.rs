@@ -1,13 +1,14 @@
 //! One client connection from accept to close: handshake, protocol, requests, drain.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     Front,
+    coalesce::{Coalesce, Sender},
     limits::{self, Admitted},
     wire::{Protocol, Wire},
 };
@@ -117,6 +119,7 @@ pub async fn serve_tls(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, p
         front.stats.turned(Turned::Handshakes);
         return;
     };
+    let (stream, sender) = Coalesce::new(stream);
     let accept = TlsAcceptor::from(front.tls.clone()).accept(stream);
     let stream = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, accept).await {
         Ok(Ok(stream)) => stream,
@@ -142,7 +145,8 @@ pub async fn serve_tls(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, p
     let Some(served) = front.resolver.table().find(server_name.as_deref()).cloned() else { return };
     let client = Client::new(peer, local, Some(ClientTls { server_name, served }), place);
     if h2 {
-        serve_http2(&front, stream, client).await;
+        sender.gather();
+        serve_http2(&front, stream, sender, client).await;
     } else {
         serve_http1(&front, stream, client).await;
     }
@@ -185,7 +189,7 @@ where
     note_end(&client, result);
 }
 
-async fn serve_http2<T>(front: &Arc<Front>, stream: T, client: Arc<Client>)
+async fn serve_http2<T>(front: &Arc<Front>, stream: T, sender: Sender, client: Arc<Client>)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -209,16 +213,28 @@ where
             () = client.retire.notified() => {}
         }
     });
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = draining.as_mut() => {
+    let mut quiet = pin!(quiet(&client));
+    let (mut told, mut ended) = (false, None);
+    let result = poll_fn(|cx| {
+        if !told && draining.as_mut().poll(cx).is_ready() {
+            told = true;
             connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = connection => result,
-                () = quiet(&client) => Ok(()),
-            }
         }
-    };
+        if ended.is_none()
+            && let Poll::Ready(result) = connection.as_mut().poll(cx)
+        {
+            ended = Some(result);
+        }
+        // Whatever this poll wrote leaves now that it is over.
+        match (sender.poll_send(cx), ended.take()) {
+            (Poll::Ready(_), Some(result)) => return Poll::Ready(result),
+            (Poll::Ready(Err(_)), None) => return Poll::Ready(Ok(())),
+            (Poll::Ready(Ok(())), None) => {}
+            (Poll::Pending, result) => ended = result,
+        }
+        if told { quiet.as_mut().poll(cx).map(Ok) } else { Poll::Pending }
+    })
+    .await;
     note_end(&client, result);
 }
 

@@ -5,6 +5,7 @@
 //! before anything is swapped: an address that can't be had refuses the configuration and leaves the old
 //! listeners as they are. Removing an address stops accepting there and drains what is open.
 
+pub mod coalesce;
 pub mod connection;
 pub mod limits;
 pub mod wire;
