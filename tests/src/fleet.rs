@@ -211,6 +211,17 @@ impl Fleet {
         curl::Request::at(at, "https", "www.cdn.test", path).ca(&self.path("tls/ca.pem"))
     }
 
+    /// Fingerprint of the certificate that a PoP serves for the site, by a real handshake; empty where there
+    /// is none.
+    pub fn served_certificate(&self, pop: &str) -> String {
+        let at = self.block.socket(last(pop), 8443);
+        let script = format!(
+            "openssl s_client -connect {at} -servername www.cdn.test </dev/null 2>/dev/null \
+             | openssl x509 -noout -fingerprint -sha256"
+        );
+        process::run(Command::new("sh").args(["-c", &script])).stdout.trim().to_owned()
+    }
+
     /// Replaces text in the fleet file, as an editor does: a new file renamed over the old.
     ///
     /// # Panics

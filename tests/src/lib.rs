@@ -2,7 +2,7 @@
 //!
 //! What the tests in `tests/` share: a block of loopback addresses of one's own ([`loopback`]), processes
 //! that die with the test ([`process`]), waiting for a condition ([`wait`]), `dig` and `curl` as they are
-//! typed ([`dig`], [`curl`]), an origin that counts ([`origin`]) and a whole fleet ([`fleet`]).
+//! typed ([`dig`], [`curl`]), an origin that counts ([`origin`]), a whole fleet ([`fleet`]), and the failure drills ([`drills`]).
 //!
 //! A failure here is a failed test: functions panic with what they saw rather than return errors.
 
@@ -12,6 +12,7 @@
 
 pub mod curl;
 pub mod dig;
+pub mod drills;
 pub mod fleet;
 pub mod loopback;
 pub mod origin;

@@ -15,8 +15,9 @@ use crate::wait;
 /// Where it was not built: cargo does not build other packages' binaries for a test.
 pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the test knows its own path");
-    // target/<profile>/deps/<test> → target/<profile>/<name>
-    let profile = own.ancestors().nth(2).expect("a test lies in target/<profile>/deps");
+    // target/<profile>/deps/<test> or target/<profile>/drill → target/<profile>/<name>
+    let beside = own.parent().expect("a program lies in a directory");
+    let profile = if beside.ends_with("deps") { beside.parent().expect("deps has a parent") } else { beside };
     let path = profile.join(name);
     assert!(path.exists(), "{} is missing: run `cargo build --workspace --bins` first", path.display());
     path

@@ -1,0 +1,58 @@
+//! Failure drills: something breaks on purpose, the fleet must cope, and say so.
+//!
+//! A drill is a function that panics with what it saw when the fleet did not cope. Each has a fleet of its
+//! own, so drills run in any order; each asserts what clients get *and* what an operator is told.
+
+mod dns;
+mod serving;
+
+/// One drill.
+#[derive(Clone, Copy, Debug)]
+pub struct Drill {
+    /// As typed.
+    pub name: &'static str,
+    /// What happens, in one line.
+    pub what: &'static str,
+    /// Panics if the fleet does not cope.
+    pub run: fn(),
+}
+
+/// Every drill, in the order they run.
+pub const ALL: &[Drill] = &[
+    Drill { name: "pop-dies", what: "a PoP is killed, leaves the answers, returns", run: serving::pop_dies },
+    Drill {
+        name: "bad-config",
+        what: "bad edits are refused with their place, service goes on",
+        run: serving::bad_config,
+    },
+    Drill {
+        name: "cert-swap",
+        what: "a certificate is replaced while clients connect",
+        run: serving::cert_swap,
+    },
+    Drill {
+        name: "all-down",
+        what: "every PoP dies; the whole list is served and said aloud",
+        run: dns::all_down,
+    },
+    Drill {
+        name: "flap",
+        what: "a PoP stalls shorter than the fall threshold; answers stand still",
+        run: dns::flap,
+    },
+    Drill {
+        name: "restart-while-down",
+        what: "a DNS node restarts while a PoP is dead, and never offers it",
+        run: dns::restart_while_down,
+    },
+    Drill {
+        name: "truncated-mmdb",
+        what: "a cut database is refused, the old map stays",
+        run: dns::truncated_mmdb,
+    },
+    Drill {
+        name: "reload-storm",
+        what: "zone and fleet file change without pause under load",
+        run: dns::reload_storm,
+    },
+];
