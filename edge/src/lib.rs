@@ -8,6 +8,7 @@ pub mod listen;
 pub mod metrics;
 pub mod origin;
 pub mod policy;
+pub mod purge;
 pub mod request;
 pub mod site;
 pub mod stats;

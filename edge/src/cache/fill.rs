@@ -1,30 +1,56 @@
 //! One fetch per key, many readers: request collapsing and the fills it leads to.
+//!
+//! The leader of a key holds a [`Lease`] until its origin's head is there; those who ask meanwhile wait, bounded.
+//! With the head, the object is in the index, and from then on there are only readers. The fill belongs to the
+//! store: [`drive`] runs as its own task, and neither the leader's client nor any other holds it back.
+//! What can't be stored (no space, a failing disk, too large for memory alone) still streams to whoever reads it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
+use hashbrown::HashMap;
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::{
-    Found,
-    object::{Object, Span},
+    Cache, Found,
+    disk::DiskFile,
+    index::KeyHash,
+    live::{BLOCK_BYTES, CHUNK_BYTES, Ended, Live, Mode, Sealed},
+    object::{Content, Object, Span},
 };
-use crate::policy::Meta;
+use crate::{
+    policy::{self, CacheKey, Meta},
+    purge::{Subject, Validity},
+};
+
+/// Largest content that is kept whole: in one piece of memory, and in one record on disk. Twice a frame; a file of its
+/// own below that costs more in inode and open(2) than in bytes.
+pub const SMALL_BYTES_MAX: u64 = 256 * 1024;
+/// Keys remembered as not worth waiting for, per shard of the table.
+const UNCOLLAPSED_MAX: usize = 4096;
+/// How long a reader may hold back others where a response can't be stored. Tests don't wait as long.
+const LAGGARD_MAX: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5000 });
+const SHARDS: usize = 16;
 
 /// What [`super::Cache::join`] makes of a request.
 #[derive(Debug)]
 pub enum Join {
     /// Nobody fetches it: the caller must.
     Lead(Lease),
-    /// Somebody does: wait for the head, then look up again.
+    /// Somebody does: wait for the head, then look up again. Join at most once per request: where the
+    /// object found then is of no use to this one, fetch [`super::Cache::alone`].
     Follow(Waiter),
     /// The key's responses were not storable lately: fetch without waiting for anyone. The lease's answer may
     /// still be stored.
     Pass(Lease),
 }
-
-/// The right and duty to fetch a key. Dropped unused, those who wait are told to [`Outcome::Retry`].
-#[derive(Debug)]
-pub struct Lease {}
 
 /// How a fetch that others waited for turned out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +66,6 @@ pub enum Outcome {
     /// The bound on waiting passed: fetch for yourself.
     TimedOut,
 }
-
-/// Waits for a leader's response head.
-#[derive(Debug)]
-pub struct Waiter {}
 
 /// Whether a fill goes on when nobody reads it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,87 +93,532 @@ pub enum FillError {
     Origin,
 }
 
-#[allow(clippy::unimplemented)]
+/// What is being fetched, and what need not be waited for.
+#[derive(Debug)]
+pub(super) struct Flights {
+    shards: Box<[Mutex<Shard>]>,
+}
+
+/// By key and hint.
+type Shard = HashMap<(KeyHash, u64), Entry>;
+
+#[derive(Debug)]
+enum Entry {
+    Flight { tick: u64, outcome: watch::Receiver<Option<Outcome>> },
+    Uncollapsed { until: Instant },
+}
+
+impl Flights {
+    pub fn new() -> Flights {
+        Flights { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+
+    pub fn join(&self, cache: &Arc<Cache>, key: &CacheKey, hash: KeyHash, hint: u64, now: Instant) -> Join {
+        let slot = (hash, hint);
+        let mut shard = self.shard(hash).lock();
+        match shard.get(&slot) {
+            Some(Entry::Flight { tick, outcome }) if !is_purged(cache, key, *tick) => {
+                cache.metrics.collapsed.one();
+                return Join::Follow(Waiter { outcome: outcome.clone(), cache: Arc::clone(cache) });
+            }
+            Some(Entry::Uncollapsed { until }) if *until > now => {
+                return Join::Pass(Lease::new(cache, key, hash, None));
+            }
+            _ => {}
+        }
+        let (sender, outcome) = watch::channel(None);
+        let lease = Lease::new(cache, key, hash, Some(Flight { hint, sender }));
+        shard.insert(slot, Entry::Flight { tick: lease.tick, outcome });
+        Join::Lead(lease)
+    }
+
+    fn shard(&self, hash: KeyHash) -> &Mutex<Shard> {
+        &self.shards[(hash.0 >> 64) as usize % SHARDS]
+    }
+
+    /// Ends a flight, if its slot is still its own: after a purge a later one may have taken it.
+    fn land(&self, hash: KeyHash, hint: u64, tick: u64, uncollapsed: Option<Instant>) {
+        let mut shard = self.shard(hash).lock();
+        let is_own =
+            matches!(shard.get(&(hash, hint)), Some(Entry::Flight { tick: own, .. }) if *own == tick);
+        if !is_own {
+            return;
+        }
+        match uncollapsed {
+            Some(until) => {
+                let marks = |entry: &Entry| matches!(entry, Entry::Uncollapsed { .. });
+                if shard.len() >= UNCOLLAPSED_MAX
+                    && shard.values().filter(|entry| marks(entry)).count() >= UNCOLLAPSED_MAX
+                {
+                    // All of them: a mark is a hint, and losing it costs one wait.
+                    shard.retain(|_, entry| !marks(entry));
+                }
+                shard.insert((hash, hint), Entry::Uncollapsed { until });
+            }
+            None => drop(shard.remove(&(hash, hint))),
+        }
+    }
+}
+
+/// Whether a hard or soft purge of the key came after `tick`. Tags are not known before the head.
+fn is_purged(cache: &Cache, key: &CacheKey, tick: u64) -> bool {
+    cache.purges.latest() > tick
+        && cache.purges.check(&Subject { key, tags: &[], birth: tick }) != Validity::Valid
+}
+
+/// The right and duty to fetch a key. Dropped unused, those who wait are told to [`Outcome::Retry`].
+#[derive(Debug)]
+pub struct Lease {
+    cache: Arc<Cache>,
+    key: CacheKey,
+    hash: KeyHash,
+    tick: u64,
+    flight: Option<Flight>,
+    is_settled: bool,
+}
+
+#[derive(Debug)]
+struct Flight {
+    hint: u64,
+    sender: watch::Sender<Option<Outcome>>,
+}
+
 impl Lease {
+    pub(super) fn alone(cache: &Arc<Cache>, key: &CacheKey, hash: KeyHash) -> Lease {
+        Lease::new(cache, key, hash, None)
+    }
+
+    fn new(cache: &Arc<Cache>, key: &CacheKey, hash: KeyHash, flight: Option<Flight>) -> Lease {
+        let tick = cache.begin_fetch();
+        Lease { cache: Arc::clone(cache), key: key.clone(), hash, tick, flight, is_settled: false }
+    }
+
     /// Begins storing: readers may start at once. Those who wait are told [`Outcome::Ready`]. The object is not
     /// found by anyone if a purge came since the lease was taken, but it can be read.
-    pub fn start(self, meta: Meta, keep: Keep) -> (Filler, Arc<Object>) {
-        let _ = (meta, keep);
-        unimplemented!()
+    pub fn start(mut self, meta: Meta, keep: Keep) -> (Filler, Arc<Object>) {
+        let cache = Arc::clone(&self.cache);
+        cache.metrics.fills.one();
+        let extent = Extent::of(&meta);
+        let mode = extent.mode(&cache);
+        let live = Arc::new(Live::new(self.tick, &Arc::downgrade(&cache), extent.length));
+        live.begin(self.tick, extent.start, extent.end, mode, keep);
+        let owner = (self.key.clone(), self.hash);
+        let content = Content::Live(Arc::clone(&live));
+        let object = Arc::new(Object::new(&Arc::downgrade(&cache), owner, self.tick, meta, content));
+        if mode == Mode::Window {
+            cache.metrics.fills_unstored.one();
+        } else {
+            cache.publish(&object);
+        }
+        // Before the lease ends, so that its tick stays counted as under way.
+        let filler = Filler::new(&cache, &object, &live, self.tick, Purpose::Whole);
+        self.settle(if mode == Mode::Window { Outcome::Pass } else { Outcome::Ready }, None);
+        (filler, object)
     }
 
     /// The answer is not to be stored: those who wait fetch for themselves, and for `uncollapsed` nobody waits.
-    pub fn pass(self, uncollapsed: Duration) {
-        let _ = uncollapsed;
-        unimplemented!()
+    pub fn pass(mut self, uncollapsed: Duration) {
+        let until =
+            (!uncollapsed.is_zero()).then(|| Instant::now() + uncollapsed.min(Duration::from_secs(86_400)));
+        self.settle(Outcome::Pass, until);
     }
 
     /// The origin failed.
-    pub fn fail(self) {
-        unimplemented!()
+    pub fn fail(mut self) {
+        self.settle(Outcome::Failed, None);
     }
 
     /// A 304 confirmed `validated`: `meta` is its head from now on, over the same content. Gives the new object.
-    pub fn update(self, validated: &Found, meta: Meta) -> Arc<Object> {
-        let _ = (validated, meta);
-        unimplemented!()
+    pub fn update(mut self, validated: &Found, meta: Meta) -> Arc<Object> {
+        let cache = Arc::clone(&self.cache);
+        let old = &validated.object;
+        let owner = (self.key.clone(), self.hash);
+        let content = old.content.clone();
+        let object = Arc::new(Object::new(&Arc::downgrade(&cache), owner, self.tick, meta, content));
+        if old.heat.is_warm() {
+            object.heat.bump();
+        }
+        cache.supersede(old, &object);
+        self.settle(Outcome::Ready, None);
+        object
+    }
+
+    fn settle(&mut self, outcome: Outcome, uncollapsed: Option<Instant>) {
+        self.is_settled = true;
+        if let Some(flight) = self.flight.take() {
+            // Out of the table first: whoever joins from now on finds the object, not the flight.
+            self.cache.flights.land(self.hash, flight.hint, self.tick, uncollapsed);
+            flight.sender.send_replace(Some(outcome));
+        }
+        // A started fill keeps the tick alive on its own account.
+        self.cache.end_fetch(self.tick);
     }
 }
 
-#[allow(clippy::unimplemented)]
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.settle(Outcome::Retry, None);
+        }
+    }
+}
+
+/// Waits for a leader's response head.
+#[derive(Debug)]
+pub struct Waiter {
+    outcome: watch::Receiver<Option<Outcome>>,
+    cache: Arc<Cache>,
+}
+
 impl Waiter {
     /// Waits for the head, at most `wait_max`. Cancel-safe.
-    pub async fn wait(self, wait_max: Duration) -> Outcome {
-        let _ = wait_max;
-        unimplemented!()
+    pub async fn wait(mut self, wait_max: Duration) -> Outcome {
+        match tokio::time::timeout(wait_max, self.outcome.wait_for(Option::is_some)).await {
+            Ok(Ok(outcome)) => outcome.unwrap_or(Outcome::Retry),
+            Ok(Err(_closed)) => Outcome::Retry,
+            Err(_elapsed) => {
+                self.cache.metrics.waits_timed_out.one();
+                Outcome::TimedOut
+            }
+        }
     }
 }
 
-/// The writing end of an arriving object. Dropped unfinished, its readers are reset and nothing is stored.
+/// Which bytes of what content a response head announces.
 #[derive(Debug)]
-pub struct Filler {}
+struct Extent {
+    length: Option<u64>,
+    start: u64,
+    end: Option<u64>,
+    /// Whether what comes can be kept: all of it, or whole chunks.
+    is_storable: bool,
+}
 
-#[allow(clippy::unimplemented)]
+impl Extent {
+    fn of(meta: &Meta) -> Extent {
+        match meta.content {
+            policy::Content::Whole { length } => Extent { length, start: 0, end: length, is_storable: true },
+            policy::Content::Part { first, last, complete_length } => {
+                let end = last.saturating_add(1);
+                let whole_chunks = first.is_multiple_of(CHUNK_BYTES)
+                    && (end.is_multiple_of(CHUNK_BYTES) || Some(end) == complete_length);
+                let is_strong = meta.validators.etag.as_ref().is_some_and(|tag| !tag.weak);
+                let is_storable = whole_chunks && is_strong && complete_length.is_some();
+                Extent { length: complete_length, start: first, end: Some(end), is_storable }
+            }
+        }
+    }
+
+    fn mode(&self, cache: &Cache) -> Mode {
+        let is_part = self.start > 0 || self.end != self.length;
+        let disk = cache.disk.as_ref().filter(|disk| disk.takes(self.length));
+        let size = self.length.unwrap_or(0);
+        if !self.is_storable || cache.memory.is_crowded() {
+            Mode::Window
+        } else if disk.is_some() && (is_part || size > SMALL_BYTES_MAX) {
+            Mode::File
+        } else if !is_part && size <= cache.memory.object_bytes_max() {
+            Mode::Retain
+        } else {
+            Mode::Window
+        }
+    }
+}
+
+/// What a fill is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// An object of its own.
+    Whole,
+    /// A missing stretch of a stored object.
+    Range,
+}
+
+/// The writing end of arriving content. Dropped unfinished, its readers are reset and nothing is stored.
+#[derive(Debug)]
+pub struct Filler {
+    cache: Arc<Cache>,
+    object: Arc<Object>,
+    live: Arc<Live>,
+    id: u64,
+    tick: u64,
+    purpose: Purpose,
+    end: Option<u64>,
+    written: u64,
+    /// Checksum of the chunk being written.
+    chunk: crc32fast::Hasher,
+    chunk_is_open: bool,
+    reserved_to: u64,
+    is_ended: bool,
+}
+
 impl Filler {
+    fn new(cache: &Arc<Cache>, object: &Arc<Object>, live: &Arc<Live>, id: u64, purpose: Purpose) -> Filler {
+        let (start, end) = live.with_fill(id, |fill| (fill.start, fill.end)).unwrap_or((0, Some(0)));
+        Filler {
+            cache: Arc::clone(cache),
+            object: Arc::clone(object),
+            live: Arc::clone(live),
+            id,
+            tick: cache.begin_fetch_at(id),
+            purpose,
+            end,
+            written: start,
+            chunk: crc32fast::Hasher::new(),
+            chunk_is_open: false,
+            reserved_to: start,
+            is_ended: false,
+        }
+    }
+
     /// Appends. Waits for the disk (or, where nothing can be stored, for readers); never for a slow client otherwise.
     ///
     /// # Errors
     /// [`FillError::TooLong`], [`FillError::Abandoned`].
-    pub async fn write(&mut self, data: Bytes) -> Result<(), FillError> {
-        let _ = data;
-        unimplemented!()
+    pub async fn write(&mut self, mut data: Bytes) -> Result<(), FillError> {
+        if self.end.is_some_and(|end| data.len() as u64 > end - self.written) {
+            return Err(FillError::TooLong);
+        }
+        while !data.is_empty() {
+            if self.live.is_abandoned(self.id) {
+                return Err(FillError::Abandoned);
+            }
+            let room = (BLOCK_BYTES - self.written % BLOCK_BYTES) as usize;
+            let piece = data.split_to(room.min(data.len()));
+            let bytes = piece.len() as u64;
+            self.written += bytes;
+            self.cache.pin(bytes);
+            self.live.with_fill(self.id, |fill| fill.pinned += bytes);
+            if let Some(sealed) = self.live.append(self.id, piece) {
+                self.place(sealed).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Completes when the last reader has left and the fill is not worth finishing. Never before the first came.
     pub async fn abandoned(&self) {
-        unimplemented!()
+        loop {
+            let moved = self.live.moved.notified();
+            if self.live.is_abandoned(self.id) {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// All bytes came: commits.
     ///
     /// # Errors
     /// [`FillError::TooShort`]; readers are reset, nothing is stored.
-    pub async fn finish(self) -> Result<(), FillError> {
-        unimplemented!()
+    pub async fn finish(mut self) -> Result<(), FillError> {
+        if self.end.is_some_and(|end| self.written < end) {
+            return Err(FillError::TooShort);
+        }
+        self.end = Some(self.written);
+        if let Some(sealed) = self.live.seal_rest(self.id)
+            && self.mode() == Mode::File
+        {
+            self.spool(sealed).await;
+        }
+        let mode = self.mode();
+        if let Some(file) = self.live.file().cloned()
+            && mode == Mode::File
+            && self.chunk_is_open
+        {
+            self.close_chunk(&file, self.written);
+        }
+        self.is_ended = true;
+        self.live.end(self.id, Ended::Complete);
+        match (self.purpose, mode) {
+            (Purpose::Whole, Mode::Retain) => {
+                let object = self.whole_in_memory();
+                self.cache.commit(&self.object, object);
+            }
+            (Purpose::Whole, Mode::File) => {
+                if let Some(file) = self.live.file() {
+                    file.complete(self.live.length());
+                }
+                self.cache.commit(&self.object, Arc::clone(&self.object));
+            }
+            (Purpose::Whole, Mode::Window) | (Purpose::Range, _) => {}
+        }
+        Ok(())
+    }
+
+    fn mode(&self) -> Mode {
+        self.live.with_fill(self.id, |fill| fill.mode).unwrap_or(Mode::Window)
+    }
+
+    /// A small object's blocks as one piece, which later readers share without a lock.
+    fn whole_in_memory(&self) -> Arc<Object> {
+        if self.written > SMALL_BYTES_MAX {
+            return Arc::clone(&self.object);
+        }
+        let blocks = self.live.sealed_from(0);
+        let bytes = match &blocks[..] {
+            [only] => only.block.data.clone(),
+            blocks => blocks.iter().map(|sealed| &sealed.block.data[..]).collect::<Vec<_>>().concat().into(),
+        };
+        let owner = (self.object.key.clone(), self.object.hash);
+        let weak = Arc::downgrade(&self.cache);
+        let object =
+            Object::new(&weak, owner, self.object.id, self.object.meta().clone(), Content::Whole(bytes));
+        Arc::new(object)
+    }
+
+    /// Finds a full block its place by the fill's mode.
+    async fn place(&mut self, sealed: Sealed) -> Result<(), FillError> {
+        match self.mode() {
+            Mode::File => self.spool(sealed).await,
+            Mode::Retain => self.outgrow().await,
+            Mode::Window => {}
+        }
+        if self.mode() == Mode::Window { self.wait_for_readers().await } else { Ok(()) }
+    }
+
+    /// Content of undeclared length that is no longer small goes to a file, or on in memory up to its bound.
+    async fn outgrow(&mut self) {
+        let is_small = self.written < SMALL_BYTES_MAX || self.end.is_some();
+        let disk = self.cache.disk.as_ref().filter(|disk| disk.takes(None));
+        if !is_small && disk.is_some() {
+            self.live.with_fill(self.id, |fill| fill.mode = Mode::File);
+            for sealed in self.live.sealed_from(0) {
+                if self.mode() == Mode::File {
+                    self.spool(sealed).await;
+                }
+            }
+        } else if self.written > self.cache.memory.object_bytes_max()
+            || (!is_small && self.cache.memory.is_crowded())
+        {
+            self.give_up_storing();
+        }
+    }
+
+    /// Writes a block to the file; what can't be written is streamed on without being stored.
+    async fn spool(&mut self, sealed: Sealed) {
+        let length = sealed.block.data.len() as u64;
+        match self.try_spool(&sealed).await {
+            Ok(file) => {
+                let end = sealed.at + length;
+                self.chunk.update(&sealed.block.data);
+                self.chunk_is_open = true;
+                if end.is_multiple_of(CHUNK_BYTES) {
+                    self.close_chunk(&file, end);
+                }
+                self.live.with_fill(self.id, |fill| fill.pinned -= length.min(fill.pinned));
+                self.cache.memory.unpin(length);
+                self.live.flushed(self.id, &sealed);
+            }
+            Err(error) => {
+                if let Some(disk) = &self.cache.disk {
+                    disk.failed("writing content", &error);
+                }
+                self.give_up_storing();
+            }
+        }
+    }
+
+    fn close_chunk(&mut self, file: &DiskFile, end: u64) {
+        self.chunk_is_open = false;
+        let chunk = std::mem::take(&mut self.chunk);
+        file.commit_chunk(((end - 1) / CHUNK_BYTES) as u32, chunk.finalize());
+    }
+
+    async fn try_spool(&mut self, sealed: &Sealed) -> io::Result<Arc<DiskFile>> {
+        let Some(disk) = self.cache.disk.clone() else { return Err(io::ErrorKind::StorageFull.into()) };
+        let length = self.live.length();
+        let first = self.live.file().cloned();
+        let owner = (self.object.hash, self.live.id, length);
+        let end = sealed.at + sealed.block.data.len() as u64;
+        let reserve = if end > self.reserved_to { CHUNK_BYTES } else { 0 };
+        self.reserved_to = if reserve > 0 { (end).next_multiple_of(CHUNK_BYTES) } else { self.reserved_to };
+        let (data, at) = (sealed.block.data.clone(), sealed.at);
+        let written = tokio::task::spawn_blocking(move || {
+            let file = match first {
+                Some(file) => file,
+                None => disk.create(owner)?,
+            };
+            disk.reserve(&file, reserve)?;
+            file.write(&data, at)?;
+            Ok(file)
+        });
+        let file = written.await.unwrap_or_else(|error| Err(io::Error::other(error)))?;
+        file.set_live(&self.live);
+        self.live.set_file(Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn give_up_storing(&mut self) {
+        self.cache.metrics.fills_unstored.one();
+        self.live.with_fill(self.id, |fill| fill.mode = Mode::Window);
+        if self.purpose == Purpose::Whole {
+            self.cache.withdraw(&self.object);
+        }
+    }
+
+    /// Where nothing is stored, the readers set the pace.
+    async fn wait_for_readers(&self) -> Result<(), FillError> {
+        loop {
+            let moved = self.live.moved.notified();
+            if self.live.is_abandoned(self.id) {
+                return Err(FillError::Abandoned);
+            }
+            if self.live.window_has_room(self.id) {
+                return Ok(());
+            }
+            if tokio::time::timeout(LAGGARD_MAX, moved).await.is_err() {
+                self.cache.metrics.readers_cut.add(self.live.cut_laggards(self.id));
+            }
+        }
     }
 }
 
-/// The right to fetch one missing stretch of a stored object, and its writing end.
-#[derive(Debug)]
-pub struct RangeLease {}
+impl Drop for Filler {
+    fn drop(&mut self) {
+        if let Some(file) = self.live.file().filter(|_| self.purpose == Purpose::Whole) {
+            file.set_idle();
+        }
+        if !self.is_ended {
+            self.cache.metrics.fills_failed.one();
+            self.live.end(self.id, Ended::Failed);
+            if self.purpose == Purpose::Whole {
+                self.cache.fill_failed(&self.object);
+            }
+        }
+        self.cache.end_fetch(self.tick);
+    }
+}
 
-#[allow(clippy::unimplemented)]
+/// The right to fetch one missing stretch of a stored object. Dropped unused, readers of the stretch are reset.
+#[derive(Debug)]
+pub struct RangeLease {
+    filler: Filler,
+    span: Span,
+}
+
 impl RangeLease {
+    pub(super) fn new(
+        cache: &Arc<Cache>,
+        object: &Arc<Object>,
+        live: &Arc<Live>,
+        fill: u64,
+        span: Span,
+    ) -> RangeLease {
+        RangeLease { filler: Filler::new(cache, object, live, fill, Purpose::Range), span }
+    }
+
     /// What to ask the origin for.
     pub fn span(&self) -> Span {
-        unimplemented!()
+        self.span.clone()
     }
 
     /// The origin answered 206 with exactly this span and the object's own strong validator: begin.
-    /// Otherwise drop the lease: readers of the span are reset.
+    /// Otherwise drop the lease.
     pub fn start(self, keep: Keep) -> Filler {
-        let _ = keep;
-        unimplemented!()
+        self.filler.cache.metrics.fills.one();
+        self.filler.live.set_keep(self.filler.id, keep);
+        self.filler
     }
 }
 
@@ -160,10 +627,30 @@ impl RangeLease {
 ///
 /// # Errors
 /// As [`Filler::write`] and [`Filler::finish`], or [`FillError::Origin`].
-pub async fn drive<B>(filler: Filler, body: B) -> Result<(), FillError>
+pub async fn drive<B>(mut filler: Filler, mut body: B) -> Result<(), FillError>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
 {
-    let _ = (filler, body);
-    Err(FillError::Origin)
+    loop {
+        let frame = {
+            let left = std::pin::pin!(filler.abandoned());
+            match select(left, body.frame()).await {
+                Either::Left(_) => {
+                    filler.cache.metrics.fills_abandoned.one();
+                    return Err(FillError::Abandoned);
+                }
+                Either::Right((frame, _)) => frame,
+            }
+        };
+        match frame {
+            // Trailers are not stored (RFC 9110 §6.5.1: they may be discarded).
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    filler.write(data).await?;
+                }
+            }
+            Some(Err(_)) => return Err(FillError::Origin),
+            None => return filler.finish().await,
+        }
+    }
 }

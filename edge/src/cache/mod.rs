@@ -11,18 +11,49 @@
 //! hold); a fetch begun before a purge is never found after it; memory and disk stay within bounds.
 
 pub mod body;
+mod codec;
+mod disk;
+mod evict;
 pub mod fill;
+mod index;
+mod io;
+mod live;
+mod memory;
+pub mod metrics;
 pub mod object;
+mod sweep;
+#[cfg(test)]
+mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use crate::policy::{self, CacheKey, Timestamp};
+use self::{
+    disk::{Disk, Loaded, Record},
+    fill::Flights,
+    index::{Index, KeyHash, Packed, Variant, Variants},
+    live::Live,
+    memory::{Entry, Memory},
+    metrics::Metrics,
+    object::Content,
+};
+use crate::{
+    policy::{self, CacheKey, Timestamp},
+    purge::{Applied, Kind, Order, PurgeError, Purges, Scope, Validity},
+};
 
 pub use self::{
     body::{Body, BodyError},
-    fill::{FillError, Filler, Join, Lease, Outcome, Waiter},
+    fill::{FillError, Filler, Join, Keep, Lease, Outcome, RangeLease, SMALL_BYTES_MAX, Waiter},
+    index::VARIANTS_MAX,
+    live::{BLOCK_BYTES, CHUNK_BYTES},
     object::{Object, Span},
 };
 
@@ -90,9 +121,20 @@ pub enum Extent {
 
 /// The store. Shared by all workers as `Arc<Cache>`.
 #[derive(Debug)]
-pub struct Cache {}
+pub struct Cache {
+    this: Weak<Cache>,
+    secret: u128,
+    index: Index,
+    memory: Memory,
+    disk: Option<Arc<Disk>>,
+    flights: Flights,
+    purges: Purges,
+    /// Ticks of fetches under way: purge records since the oldest can't be forgotten.
+    fetches: Mutex<BTreeMap<u64, u32>>,
+    metrics: Arc<Metrics>,
+    sweeper: sweep::Signal,
+}
 
-#[allow(clippy::unimplemented)]
 impl Cache {
     /// Opens the store, with what an earlier process left in [`Options::dir`].
     ///
@@ -103,15 +145,153 @@ impl Cache {
     /// # Errors
     /// [`OpenError`] only where the system can't give a thread.
     pub fn open(options: Options) -> Result<Arc<Cache>, OpenError> {
-        let _ = options;
-        unimplemented!()
+        let metrics = Arc::new(Metrics::default());
+        let opened = options.dir.as_ref().and_then(|dir| {
+            let disk = Disk::open(dir, options.disk_bytes_max, &metrics);
+            let opened = disk.and_then(|(disk, loaded)| Ok((disk, loaded, Purges::open(&dir.join("purges"))?)));
+            let warn = |error: &std::io::Error| {
+                metrics.disk_errors.one();
+                tracing::warn!(dir = %dir.display(), %error, "cache directory is unusable: caching in memory only");
+            };
+            opened.inspect_err(warn).ok()
+        });
+        let (disk, loaded, purges) = match opened {
+            Some((disk, loaded, purges)) => (Some(disk), Some(loaded), purges),
+            None => (None, None, Purges::in_memory()),
+        };
+        let (sweeper, signals) = sweep::signal();
+        let cache = Arc::new_cyclic(|this| Cache {
+            this: Weak::clone(this),
+            secret: disk.as_ref().map_or_else(|| fastrand::u128(..), |disk| disk.secret),
+            index: Index::new(),
+            memory: Memory::new(options.memory_bytes_max),
+            disk,
+            flights: Flights::new(),
+            purges,
+            fetches: Mutex::default(),
+            metrics,
+            sweeper,
+        });
+        if let (Some(disk), Some(loaded)) = (&cache.disk, loaded) {
+            disk.attach(&cache.this);
+            cache.recall(loaded);
+        }
+        sweep::start(&cache, signals).map_err(OpenError::Thread)?;
+        Ok(cache)
+    }
+
+    fn recall(&self, loaded: Loaded) {
+        // Ticks count fetches and purges alike; the newest may be in either journal.
+        self.purges.raise_ticks(loaded.tick);
+        for (hash, packed) in loaded.packed {
+            let _too_many = self.index.insert(hash, Variant::Packed(packed));
+        }
+        tracing::info!(keys = self.index.len(), "cache directory opened");
     }
 
     /// Finds what is stored under `key`. Resident heads cost one short lock and no await; heads that live on
-    /// disk are read first. Purged objects are never among them. Cancel-safe.
+    /// disk are read first. Purged objects are never among them, nor those of which parts are missing. Cancel-safe.
     pub async fn lookup(&self, key: &CacheKey) -> Candidates {
-        let _ = key;
-        unimplemented!()
+        let mut found = self.lookup_with_gaps(key).await;
+        found.retain(|found| found.object.is_whole());
+        found
+    }
+
+    /// As [`Cache::lookup`], with the objects of which parts are missing: see [`Object::claim`]. Cancel-safe.
+    pub async fn lookup_with_gaps(&self, key: &CacheKey) -> Candidates {
+        let hash = KeyHash::of(key, self.secret);
+        let mut found = Candidates::new();
+        for variant in self.index.find(hash) {
+            let object = match variant {
+                Variant::Resident(object) => object,
+                Variant::Packed(packed) => match self.load(hash, packed).await {
+                    Some(object) => object,
+                    None => continue,
+                },
+            };
+            if object.key != *key {
+                continue;
+            }
+            let stale_since = match object.validity(self) {
+                Validity::Valid => None,
+                Validity::StaleSince(at) => Some(at),
+                Validity::Gone => {
+                    self.remove(hash, |variant| variant.id() == object.id);
+                    continue;
+                }
+            };
+            self.touch(&object);
+            found.push(Found { object, stale_since });
+        }
+        found
+    }
+
+    /// A hit: keeps it in memory longer, and brings it to disk.
+    fn touch(&self, object: &Arc<Object>) {
+        object.heat.bump();
+        if let Content::Live(live) = &object.content
+            && let Some(file) = live.file()
+        {
+            file.heat.bump();
+        }
+        if let Some(disk) = &self.disk
+            && Self::is_recordable(object)
+        {
+            disk.admit(object);
+        }
+    }
+
+    /// Whether a record of it can stand on disk: its content is complete, or can be completed.
+    fn is_recordable(object: &Object) -> bool {
+        match &object.content {
+            Content::Whole(_) => true,
+            Content::Live(live) => {
+                let is_strong = object.meta().validators.etag.as_ref().is_some_and(|tag| !tag.weak);
+                live.file().is_some_and(|file| file.is_complete() || (is_strong && file.length().is_some()))
+            }
+        }
+    }
+
+    async fn load(&self, hash: KeyHash, packed: Packed) -> Option<Arc<Object>> {
+        let disk = self.disk.as_ref()?;
+        let content = match packed.file {
+            0 => None,
+            id => Some(disk.file(id)).filter(Option::is_some)?,
+        };
+        let record = disk.read_record(packed.place).await.filter(|record| record.id == packed.id);
+        let Some(record) = record else {
+            self.remove(hash, |variant| variant.id() == packed.id && variant.place() == Some(packed.place));
+            return None;
+        };
+        let content = match content {
+            None => Content::Whole(record.content),
+            Some(file) => {
+                // The first chunk now, while a damaged copy can still be a miss; the others as they are read.
+                let first = Arc::clone(&file);
+                if file.opened_at(0).is_none() && file.has_chunk(0) {
+                    let verified = tokio::task::spawn_blocking(move || first.verify(0)).await;
+                    if let Err(error) = verified.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+                        file.damaged(&error);
+                        return None;
+                    }
+                }
+                Content::Live(file.live(|| {
+                    let live = Live::new(file.id, &self.this, file.length());
+                    live.set_file(Arc::clone(&file));
+                    Arc::new(live)
+                }))
+            }
+        };
+        self.metrics.disk_loads.one();
+        let object = Object::new(&self.this, (record.key, hash), packed.id, record.meta, content);
+        *object.place.lock() = Some(packed.place);
+        object.try_queue();
+        let object = Arc::new(object);
+        if !self.index.replace(&object) {
+            return None;
+        }
+        self.admit(Entry::object(Arc::clone(&object)));
+        Some(object)
     }
 
     /// Takes or joins the one fetch for `key`.
@@ -119,30 +299,307 @@ impl Cache {
     /// `hint` tells apart what must not wait for each other under one key: a hash of the values of the
     /// fields that the key's responses are known to vary by, 0 where nothing is known yet.
     pub fn join(self: &Arc<Self>, key: &CacheKey, hint: u64) -> Join {
-        let _ = (key, hint);
-        unimplemented!()
+        self.flights.join(self, key, KeyHash::of(key, self.secret), hint, Instant::now())
     }
 
     /// Takes a fetch of its own that nobody waits for: a request that may not collapse but may be stored.
     pub fn alone(self: &Arc<Self>, key: &CacheKey) -> Lease {
-        let _ = key;
-        unimplemented!()
+        Lease::alone(self, key, KeyHash::of(key, self.secret))
     }
 
     /// What is held of `key` at `now`; the largest of its variants. `None`: nothing.
     pub async fn presence(&self, key: &CacheKey, now: Timestamp) -> Option<Presence> {
-        let _ = (key, now);
-        unimplemented!()
+        let found = self.lookup_with_gaps(key).await;
+        let of = |found: &Found| {
+            let object = &found.object;
+            let (bytes, length) = (object.bytes_held(), object.length());
+            let meta = object.meta();
+            Presence {
+                extent: if length == Some(bytes) { Extent::Cached } else { Extent::Partial },
+                bytes,
+                length,
+                age: meta.age(now),
+                fresh_until: found.stale_since.map_or(meta.fresh_until(), |at| at.min(meta.fresh_until())),
+            }
+        };
+        found.iter().map(of).max_by_key(|presence| presence.bytes)
     }
 
-    /// Removes what is stored under `key` (an unsafe method made it untrue, RFC 9111 §4.4), in memory at once.
+    /// Removes what is stored under `key`, and refuses fetches begun before: an unsafe method made it untrue
+    /// (RFC 9111 §4.4). In memory at once, not journaled.
     pub fn invalidate(&self, key: &CacheKey, now: Timestamp) {
-        let _ = (key, now);
-        unimplemented!()
+        self.purges.invalidate(key, now);
+        self.remove_key(key);
     }
 
-    /// Writes what memory alone holds to disk and snapshots the index, for a planned stop.
+    /// Purges. When this returns `Ok`, no request will ever be answered with what the order covers (or, softly,
+    /// not without its origin's consent), whatever happens to this process.
+    ///
+    /// # Errors
+    /// [`PurgeError`]; with [`PurgeError::NotDurable`] it is in force until a restart.
+    pub async fn purge(self: &Arc<Self>, order: Order, now: Timestamp) -> Result<Applied, PurgeError> {
+        let cache = Arc::clone(self);
+        let task = tokio::task::spawn_blocking(move || cache.purge_blocking(&order, now));
+        let stopped = |error| Err(PurgeError::NotDurable(std::io::Error::other(error)));
+        task.await.unwrap_or_else(stopped)
+    }
+
+    /// As [`Cache::purge`], waiting for the disk.
+    ///
+    /// # Errors
+    /// As [`Cache::purge`].
+    pub fn purge_blocking(&self, order: &Order, now: Timestamp) -> Result<Applied, PurgeError> {
+        let applied = self.purges.apply(order, now);
+        self.metrics.purge_orders.one();
+        self.metrics.purges_widened.set(self.purges.widened());
+        match (&order.scope, order.kind) {
+            (Scope::Key(key), Kind::Hard) => {
+                CacheKey::parse(key).iter().for_each(|key| self.remove_key(key));
+            }
+            _ => self.sweeper.wake(),
+        }
+        applied
+    }
+
+    /// Soft purges everything stored before, and takes the fleet's purges up to `sequence` as applied: what a node does
+    /// that was away longer than the fleet's journal reaches.
+    ///
+    /// # Errors
+    /// [`PurgeError::NotDurable`].
+    pub fn catch_up(&self, sequence: u64, now: Timestamp) -> Result<(), PurgeError> {
+        self.purges.catch_up(sequence, now)
+    }
+
+    /// All purges of the fleet up to this one are applied here.
+    pub fn purge_sequence(&self) -> u64 {
+        self.purges.sequence()
+    }
+
+    /// Counters and levels, the levels brought up to date.
+    pub fn metrics(&self) -> &Metrics {
+        let (resident, pinned) = self.memory.bytes();
+        self.metrics.memory_bytes.set(resident);
+        self.metrics.fill_bytes.set(pinned);
+        self.metrics.keys.set(self.index.len() as u64);
+        &self.metrics
+    }
+
+    /// Whether there is a disk tier that can be written now.
+    pub fn is_storing_on_disk(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| !disk.is_paused())
+    }
+
+    /// Writes what memory alone holds to disk and snapshots the index, for a planned stop. Waits for the disk.
     pub fn close(&self) {
-        unimplemented!()
+        let Some(disk) = &self.disk else { return };
+        self.index.each_shard(|keys| {
+            for object in keys.iter().flat_map(|(_, variants)| variants).filter_map(|variant| match variant {
+                Variant::Resident(object) if Self::is_recordable(object) => Some(object),
+                _ => None,
+            }) {
+                disk.admit(object);
+            }
+            disk.flush();
+        });
+        if let Err(error) = disk.snapshot() {
+            disk.failed("writing a snapshot", &error);
+        }
+        disk.close();
+    }
+
+    // -- Between the store's parts.
+
+    fn begin_fetch(&self) -> u64 {
+        // Under the lock, so that no purge record is forgotten between the tick and its registration.
+        let mut fetches = self.fetches.lock();
+        let tick = self.purges.next_tick();
+        *fetches.entry(tick).or_default() += 1;
+        tick
+    }
+
+    fn begin_fetch_at(&self, tick: u64) -> u64 {
+        *self.fetches.lock().entry(tick).or_default() += 1;
+        tick
+    }
+
+    fn end_fetch(&self, tick: u64) {
+        let mut fetches = self.fetches.lock();
+        if let Some(count) = fetches.get_mut(&tick) {
+            *count -= 1;
+            if *count == 0 {
+                fetches.remove(&tick);
+            }
+        }
+    }
+
+    fn admit(&self, entry: Entry) {
+        let evicted = self.memory.insert(entry);
+        self.let_go(evicted);
+    }
+
+    fn pin(&self, bytes: u64) {
+        let evicted = self.memory.pin(bytes);
+        self.let_go(evicted);
+    }
+
+    fn let_go(&self, evicted: Vec<Entry>) {
+        for entry in evicted {
+            match entry {
+                Entry::Object { object, .. } if !object.is_gone() => {
+                    self.metrics.memory_evicted.one();
+                    if !self.index.demote(&object)
+                        && let Some(file) = object.file_id()
+                    {
+                        self.forget_content(file);
+                    }
+                }
+                Entry::Object { .. } => {}
+                Entry::Block { live, index, block, .. } => {
+                    if let Some(live) = live.upgrade() {
+                        live.drop_block(index, &block);
+                    }
+                }
+            }
+        }
+    }
+
+    /// An arriving object can be found from now on.
+    fn publish(&self, object: &Arc<Object>) {
+        if object.validity(self) != Validity::Valid {
+            return;
+        }
+        let too_many = self.index.insert(object.hash, Variant::Resident(Arc::clone(object)));
+        self.discard(object.hash, too_many, object.file_id());
+    }
+
+    /// A fill is complete: `done` takes the place of `arriving`, and of what it replaces.
+    fn commit(&self, arriving: &Arc<Object>, done: Arc<Object>) {
+        if done.validity(self) == Validity::Gone {
+            self.withdraw(arriving);
+            return;
+        }
+        if !self.index.replace(&done) {
+            self.drop_unfound(&done);
+            return;
+        }
+        self.metrics.objects_stored.one();
+        if arriving.heat.is_warm() {
+            done.heat.bump();
+        }
+        let replaces = |variant: &Variant| match variant {
+            Variant::Resident(other) => {
+                other.id < done.id && other.key == done.key && other.meta().vary == done.meta().vary
+            }
+            Variant::Packed(_) => false,
+        };
+        let replaced = self.index.remove(done.hash, replaces);
+        self.discard(done.hash, replaced, done.file_id());
+        if let Some(disk) = &self.disk
+            && done.file_id().is_some()
+        {
+            disk.admit(&done);
+        }
+        self.admit(Entry::object(Arc::clone(&done)));
+        // A purge may have come between the check and the replacement: look again, now that it can be found.
+        if done.validity(self) == Validity::Gone {
+            self.remove(done.hash, |variant| variant.id() == done.id);
+        }
+    }
+
+    /// A fill goes on without being stored.
+    fn withdraw(&self, object: &Arc<Object>) {
+        self.remove(object.hash, |variant| variant.id() == object.id);
+        self.drop_unfound(object);
+    }
+
+    /// What no index entry refers to leaves no file behind.
+    fn drop_unfound(&self, object: &Object) {
+        object.set_gone();
+        if let Some(file) = object.file_id() {
+            self.forget_content(file);
+        }
+    }
+
+    /// A fill broke off. What arrived of it stays only where the rest can be asked for, with a strong validator.
+    fn fill_failed(&self, object: &Arc<Object>) {
+        let has_chunks = match &object.content {
+            Content::Live(live) => live.file().is_some_and(|file| file.has_any_chunk()),
+            Content::Whole(_) => false,
+        };
+        if !(has_chunks && Self::is_recordable(object)) {
+            return self.withdraw(object);
+        }
+        if let Some(disk) = &self.disk {
+            disk.admit(object);
+        }
+        self.admit(Entry::object(Arc::clone(object)));
+    }
+
+    /// A revalidated object takes the place of the old one, unless that was purged meanwhile.
+    fn supersede(&self, old: &Arc<Object>, new: &Arc<Object>) {
+        let removed = self.index.remove(old.hash, |variant| variant.id() == old.id);
+        if removed.is_empty() || new.validity(self) == Validity::Gone {
+            new.set_gone();
+            return self.discard(old.hash, removed, None);
+        }
+        let too_many = self.index.insert(new.hash, Variant::Resident(Arc::clone(new)));
+        self.discard(new.hash, too_many, new.file_id());
+        let was_on_disk = removed.iter().any(|variant| variant.place().is_some());
+        self.discard(old.hash, removed, new.file_id());
+        if let Some(disk) = &self.disk
+            && was_on_disk
+        {
+            disk.admit(new);
+        }
+        self.admit(Entry::object(Arc::clone(new)));
+    }
+
+    fn remove_key(&self, key: &CacheKey) {
+        let hash = KeyHash::of(key, self.secret);
+        // By hash alone: of two keys that collide, losing the other one is a miss.
+        self.remove(hash, |_| true);
+    }
+
+    fn remove(&self, hash: KeyHash, gone: impl FnMut(&Variant) -> bool) {
+        let removed = self.index.remove(hash, gone);
+        self.metrics.purged.add(removed.len() as u64);
+        self.discard(hash, removed, None);
+    }
+
+    /// Forgets what left the index: its record, and its file unless that is `kept`.
+    fn discard(&self, hash: KeyHash, removed: Variants, kept: Option<u64>) {
+        for variant in removed {
+            if let Variant::Resident(object) = &variant {
+                object.set_gone();
+            }
+            if let Some(disk) = &self.disk {
+                disk.journal(Record::Drop { hash, id: variant.id() });
+            }
+            if let Some(file) = variant.file().filter(|&file| Some(file) != kept) {
+                self.forget_content(file);
+            }
+        }
+    }
+
+    fn forget_content(&self, file: u64) {
+        if let Some(disk) = &self.disk
+            && let Some(file) = disk.file(file)
+        {
+            disk.forget_file(&file);
+        }
+    }
+
+    /// The disk dropped a content file: its objects can't be read any more.
+    fn content_dropped(&self, hash: KeyHash, file: u64) {
+        let removed = self.index.remove(hash, |variant| variant.file() == Some(file));
+        self.discard(hash, removed, Some(file));
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        if let Some(disk) = &self.disk {
+            disk.close();
+        }
     }
 }
