@@ -218,12 +218,14 @@ impl Purges {
     }
 
     /// Reads the journal at `path`, or begins one. A torn last line was never acknowledged and is dropped; a line
-    /// damaged elsewhere could have said anything, so everything stored before is purged.
+    /// damaged elsewhere could have said anything, so everything stored before is purged: all up to `newest`, the
+    /// largest tick of what is stored.
     ///
     /// # Errors
     /// Those of reading and creating the file.
-    pub fn open(path: &Path) -> io::Result<Purges> {
+    pub fn open(path: &Path, newest: u64) -> io::Result<Purges> {
         let mut purges = Purges::in_memory();
+        purges.raise_ticks(newest);
         let mut text = Vec::new();
         match File::open(path) {
             Ok(mut file) => drop(file.read_to_end(&mut text)?),
@@ -710,14 +712,14 @@ mod tests {
     fn an_acknowledged_purge_survives_a_torn_tail() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("purges");
-        let purges = Purges::open(&path).unwrap();
+        let purges = Purges::open(&path, 0).unwrap();
         let birth = purges.next_tick();
         let tag = Scope::Tag { site: None, tag: "t".into() };
         purges.apply(&Order { scope: tag, kind: Kind::Hard, sequence: Some(1) }, NOW).unwrap();
         drop(purges);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"0000abcd {\"Order\":{\"or").unwrap();
-        let purges = Purges::open(&path).unwrap();
+        let purges = Purges::open(&path, 0).unwrap();
         assert_eq!(check(&purges, "s", "/", "t", birth), Validity::Gone);
         assert_eq!(check(&purges, "s", "/", "u", birth), Validity::Valid);
         assert_eq!(purges.sequence(), 1);
@@ -728,13 +730,13 @@ mod tests {
     fn a_damaged_line_purges_everything_before() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("purges");
-        let purges = Purges::open(&path).unwrap();
+        let purges = Purges::open(&path, 0).unwrap();
         let birth = purges.next_tick();
         purges.apply(&order(Scope::Site("s".into()), Kind::Hard), NOW).unwrap();
         drop(purges);
         let text = fs::read_to_string(&path).unwrap().replace("\"s\"", "\"z\"");
         fs::write(&path, text).unwrap();
-        assert_eq!(check(&Purges::open(&path).unwrap(), "q", "/", "", birth), Validity::Gone);
+        assert_eq!(check(&Purges::open(&path, birth).unwrap(), "q", "/", "", birth), Validity::Gone);
     }
 
     #[test]
@@ -773,13 +775,13 @@ mod tests {
     fn forgetting_empties_the_journal_but_keeps_ticks_and_sequence() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("purges");
-        let purges = Purges::open(&path).unwrap();
+        let purges = Purges::open(&path, 0).unwrap();
         purges.apply(&Order { scope: Scope::All, kind: Kind::Hard, sequence: Some(1) }, NOW).unwrap();
         let tick = purges.tick();
         purges.forget(tick).unwrap();
         assert_eq!(check(&purges, "s", "/", "", 1), Validity::Valid);
         drop(purges);
-        let purges = Purges::open(&path).unwrap();
+        let purges = Purges::open(&path, 0).unwrap();
         assert_eq!((purges.sequence(), purges.records()), (1, 0));
         assert!(purges.next_tick() > tick);
     }

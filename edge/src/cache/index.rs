@@ -12,7 +12,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use super::{disk::Place, object::Object};
-use crate::policy::CacheKey;
+use crate::policy::{CacheKey, vary::Vary};
 
 /// Variants kept per key. Past it the oldest goes: Vary on a field with many values must not fill the store.
 pub const VARIANTS_MAX: usize = 16;
@@ -53,6 +53,21 @@ pub(super) struct Packed {
     pub place: Place,
     /// File of its content; 0: the record holds it.
     pub file: u64,
+    /// Hash of its secondary key: a newer response to the same request fields replaces it unread.
+    pub vary: u64,
+}
+
+/// Hash of a secondary key, the same in every process. Whoever makes two of them collide loses a variant, and
+/// gains nothing: what is served is compared in full.
+pub(super) fn vary_hash(vary: &Vary) -> u64 {
+    let mut hasher = SipHasher13::new();
+    for (name, value) in &vary.fields {
+        hasher.write(name.as_str().as_bytes());
+        hasher.write_u8(u8::from(value.is_some()));
+        value.iter().for_each(|value| hasher.write(value));
+        hasher.write_u8(b'\n');
+    }
+    hasher.finish()
 }
 
 impl Variant {
@@ -80,7 +95,15 @@ impl Variant {
     /// What stays of it when memory is gone.
     pub fn packed(&self) -> Option<Packed> {
         let place = self.place()?;
-        Some(Packed { id: self.id(), place, file: self.file().unwrap_or(0) })
+        Some(Packed { id: self.id(), place, file: self.file().unwrap_or(0), vary: self.vary() })
+    }
+
+    /// Hash of its secondary key.
+    pub fn vary(&self) -> u64 {
+        match self {
+            Variant::Resident(object) => vary_hash(&object.meta().vary),
+            Variant::Packed(packed) => packed.vary,
+        }
     }
 }
 
@@ -143,9 +166,8 @@ impl Index {
         let Some(variants) = shard.get_mut(&object.hash) else { return true };
         let same = |variant: &Variant| matches!(variant, Variant::Resident(known) if std::ptr::eq(&raw const **known, object));
         let Some(at) = variants.iter().position(same) else { return true };
-        if let Some(place) = *object.place.lock() {
-            variants[at] =
-                Variant::Packed(Packed { id: object.id, place, file: object.file_id().unwrap_or(0) });
+        if let Some(packed) = variants[at].packed() {
+            variants[at] = Variant::Packed(packed);
             return true;
         }
         variants.remove(at);

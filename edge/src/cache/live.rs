@@ -463,11 +463,11 @@ impl Live {
     pub fn is_abandoned(&self, id: u64) -> bool {
         let state = self.state.lock();
         let unread = state.readers_ever > 0 && state.readers.is_empty();
-        let fill = state.fills.iter().find(|fill| fill.id == id);
-        unread
-            && fill.is_none_or(|fill| {
-                fill.keep == Keep::WhileRead && (fill.mode == Mode::Window || !fill.is_nearly_done())
-            })
+        let is_worthless = |fill: &FillState| {
+            let is_finishing = fill.mode != Mode::Window && fill.is_nearly_done();
+            fill.keep == Keep::WhileRead && fill.end != Some(fill.written) && !is_finishing
+        };
+        unread && state.fills.iter().find(|fill| fill.id == id).is_none_or(is_worthless)
     }
 
     /// Ends a fill. After [`Ended::Complete`] the content's length is known; after a failure, readers that waited for

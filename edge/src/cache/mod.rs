@@ -148,7 +148,10 @@ impl Cache {
         let metrics = Arc::new(Metrics::default());
         let opened = options.dir.as_ref().and_then(|dir| {
             let disk = Disk::open(dir, options.disk_bytes_max, &metrics);
-            let opened = disk.and_then(|(disk, loaded)| Ok((disk, loaded, Purges::open(&dir.join("purges"))?)));
+            let opened = disk.and_then(|(disk, loaded)| {
+                let purges = Purges::open(&dir.join("purges"), loaded.tick)?;
+                Ok((disk, loaded, purges))
+            });
             let warn = |error: &std::io::Error| {
                 metrics.disk_errors.one();
                 tracing::warn!(dir = %dir.display(), %error, "cache directory is unusable: caching in memory only");
@@ -181,8 +184,6 @@ impl Cache {
     }
 
     fn recall(&self, loaded: Loaded) {
-        // Ticks count fetches and purges alike; the newest may be in either journal.
-        self.purges.raise_ticks(loaded.tick);
         for (hash, packed) in loaded.packed {
             let _too_many = self.index.insert(hash, Variant::Packed(packed));
         }
@@ -486,12 +487,8 @@ impl Cache {
         if arriving.heat.is_warm() {
             done.heat.bump();
         }
-        let replaces = |variant: &Variant| match variant {
-            Variant::Resident(other) => {
-                other.id < done.id && other.key == done.key && other.meta().vary == done.meta().vary
-            }
-            Variant::Packed(_) => false,
-        };
+        let vary = index::vary_hash(&done.meta().vary);
+        let replaces = |variant: &Variant| variant.id() < done.id && variant.vary() == vary;
         let replaced = self.index.remove(done.hash, replaces);
         self.discard(done.hash, replaced, done.file_id());
         if let Some(disk) = &self.disk

@@ -500,7 +500,8 @@ async fn an_interrupted_download_keeps_its_chunks() {
     let cache = on_disk(dir.path());
     let object = Arc::clone(&cache.lookup_with_gaps(&key("/d")).await[0].object);
     assert!(read(&object, Some(0..5 * MIB)).await.unwrap() == bytes.slice(..5 * MIB as usize));
-    assert_eq!(object.claim(0..8 * MIB).iter().map(RangeLease::span).collect::<Vec<_>>(), [5 * MIB..8 * MIB]);
+    let missing: Vec<_> = object.claim(0..8 * MIB).iter().map(RangeLease::span).collect();
+    assert_eq!((missing.len(), missing[0].clone()), (1, 5 * MIB..8 * MIB));
 }
 
 #[tokio::test]

@@ -8,13 +8,13 @@
 use bytes::{Buf, BufMut};
 
 use super::segment::Place;
-use crate::cache::index::KeyHash;
+use crate::cache::index::{KeyHash, Packed};
 
 /// Something that happened on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cache) enum Record {
     /// An object's record was written; `file` holds its content where that is not 0.
-    Put { hash: KeyHash, id: u64, place: Place, file: u64 },
+    Put { hash: KeyHash, packed: Packed },
     /// An object was removed.
     Drop { hash: KeyHash, id: u64 },
     /// A content file was created.
@@ -42,7 +42,7 @@ impl Record {
         let mut payload = [0; RECORD_BYTES_MAX];
         let mut rest = &mut payload[..];
         match *self {
-            Record::Put { hash, id, place, file } => {
+            Record::Put { hash, packed: Packed { id, place, file, vary } } => {
                 rest.put_u8(1);
                 rest.put_u128_le(hash.0);
                 rest.put_u64_le(id);
@@ -50,6 +50,7 @@ impl Record {
                 rest.put_u32_le(place.offset);
                 rest.put_u32_le(place.length);
                 rest.put_u64_le(file);
+                rest.put_u64_le(vary);
             }
             Record::Drop { hash, id } => {
                 rest.put_u8(2);
@@ -115,13 +116,16 @@ impl Record {
         let record = match kind {
             1 => Record::Put {
                 hash: KeyHash(from.try_get_u128_le().ok()?),
-                id: from.try_get_u64_le().ok()?,
-                place: Place {
-                    segment: from.try_get_u32_le().ok()?,
-                    offset: from.try_get_u32_le().ok()?,
-                    length: from.try_get_u32_le().ok()?,
+                packed: Packed {
+                    id: from.try_get_u64_le().ok()?,
+                    place: Place {
+                        segment: from.try_get_u32_le().ok()?,
+                        offset: from.try_get_u32_le().ok()?,
+                        length: from.try_get_u32_le().ok()?,
+                    },
+                    file: from.try_get_u64_le().ok()?,
+                    vary: from.try_get_u64_le().ok()?,
                 },
-                file: from.try_get_u64_le().ok()?,
             },
             2 => {
                 Record::Drop { hash: KeyHash(from.try_get_u128_le().ok()?), id: from.try_get_u64_le().ok()? }
@@ -155,7 +159,10 @@ mod tests {
         let hash = KeyHash(77 << 64 | 5);
         vec![
             Record::Snapshot { journal: 3 },
-            Record::Put { hash, id: 9, place: Place { segment: 1, offset: 2, length: 3 }, file: 0 },
+            Record::Put {
+                hash,
+                packed: Packed { id: 9, place: Place { segment: 1, offset: 2, length: 3 }, file: 0, vary: 8 },
+            },
             Record::Drop { hash, id: 9 },
             Record::File { file: 4, hash, length: None },
             Record::File { file: 4, hash, length: Some(10) },

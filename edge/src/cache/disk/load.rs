@@ -123,10 +123,10 @@ impl Replay {
 
     fn apply(&mut self, disk: &Disk, record: Record) {
         match record {
-            Record::Put { hash, id, place, file } => {
-                self.tick = self.tick.max(id);
-                self.segment = self.segment.max(place.segment);
-                self.puts.insert((hash, id), Packed { id, place, file });
+            Record::Put { hash, packed } => {
+                self.tick = self.tick.max(packed.id);
+                self.segment = self.segment.max(packed.place.segment);
+                self.puts.insert((hash, packed.id), packed);
             }
             Record::Drop { hash, id } => drop(self.puts.remove(&(hash, id))),
             Record::File { file, hash, length } => {

@@ -60,6 +60,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 const QUEUE_MAX: usize = 8192;
 /// Content bytes that jobs hold on to.
 const QUEUE_BYTES_MAX: u64 = 32 << 20;
+/// How long a start waits for the process before it to let go of the directory.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
 const FORMAT: &str = "nearside-cache 1";
 
 /// Something that holds space.
@@ -111,11 +113,7 @@ impl Disk {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         fs::create_dir_all(dir)?;
-        let lock = File::create(dir.join("lock"))?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => io::Error::other("another process uses this directory"),
-            fs::TryLockError::Error(error) => error,
-        })?;
+        let lock = lock(dir)?;
         let secret = read_format(dir)?;
         fs::create_dir_all(dir.join("segments"))?;
         fs::create_dir_all(dir.join("files"))?;
@@ -449,6 +447,24 @@ fn read_place(segment: &Segment, place: Place) -> io::Result<Bytes> {
     let mut buffer = vec![0; place.length as usize];
     super::io::read_blocking(&segment.file, &mut buffer, u64::from(place.offset))?;
     Ok(buffer.into())
+}
+
+/// Takes the directory, waiting a little for a predecessor that is still stopping.
+fn lock(dir: &Path) -> io::Result<File> {
+    let lock = File::create(dir.join("lock"))?;
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(LOCK_WAIT / 100)
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another process uses this directory"));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 /// Reads the directory's format line and secret; begins a new one only in a directory that holds nothing else.

@@ -18,7 +18,7 @@ use std::{
 
 use super::{Disk, Record, load, segment};
 use crate::cache::{
-    index::{Packed, Variant},
+    index::{Packed, Variant, vary_hash},
     object::Object,
 };
 
@@ -142,13 +142,14 @@ impl Writer {
         let place = segment::Place { segment: segment.id, offset, length: record.len() as u32 };
         segment.keys.lock().push((object.hash, place));
         *object.place.lock() = Some(place);
-        let file = object.file_id().unwrap_or(0);
-        self.append(disk, &Record::Put { hash: object.hash, id: object.id, place, file });
+        let vary = vary_hash(&object.meta().vary);
+        let packed = Packed { id: object.id, place, file: object.file_id().unwrap_or(0), vary };
+        self.append(disk, &Record::Put { hash: object.hash, packed });
         if let Some(cache) = disk.cache()
             && !object.is_gone()
         {
             // It may have left memory while it waited here.
-            cache.index.ensure(object.hash, Variant::Packed(Packed { id: object.id, place, file }));
+            cache.index.ensure(object.hash, Variant::Packed(packed));
         }
         Ok(())
     }
@@ -241,7 +242,7 @@ fn write_snapshot(disk: &Disk, out: &mut impl Write, journal: u64) -> io::Result
         cache.index.each_shard(|keys| {
             for (hash, variants) in keys {
                 for packed in variants.iter().filter_map(Variant::packed) {
-                    let record = Record::Put { hash, id: packed.id, place: packed.place, file: packed.file };
+                    let record = Record::Put { hash, packed };
                     if result.is_ok() {
                         result = put(record);
                     }
