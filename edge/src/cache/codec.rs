@@ -43,6 +43,7 @@ pub fn write_head(out: &mut Vec<u8>, key: &CacheKey, meta: &Meta) {
         Reuse::WhileFresh => 1,
         Reuse::AfterValidation => 2,
     });
+    out.put_u8(u8::from(meta.immutable));
     out.put_u32_le(meta.vary.fields.len() as u32);
     for (name, value) in &meta.vary.fields {
         put_bytes(out, name.as_str().as_bytes());
@@ -102,6 +103,7 @@ pub fn read_head(from: Bytes) -> Result<(CacheKey, Meta), Malformed> {
                 2 => Reuse::AfterValidation,
                 _ => return Err(Malformed("reuse")),
             },
+            immutable: input.flag("immutable")?,
             vary: input.vary()?,
             validators: input.validators()?,
             content: input.content()?,
@@ -251,6 +253,7 @@ pub(super) mod tests {
             stale_while_revalidate: Duration::from_secs(10),
             stale_if_error: Duration::ZERO,
             reuse: Reuse::WhileFresh,
+            immutable: true,
             vary: Vary::default(),
             validators: Validators {
                 etag: Some(EntityTag { weak: false, opaque: (*b"v1").into() }),
