@@ -17,9 +17,12 @@ use super::{Health, TargetReport};
 /// Upper bounds in seconds: from a neighbour on the LAN to the longest sensible timeout.
 const BUCKETS_S: [f64; 10] = [0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
 
+/// Label names and values.
+type Labels = Vec<(&'static str, String)>;
+
 /// Durations of probes by check and result.
 #[derive(Clone)]
-pub(super) struct Durations(Family<Vec<(&'static str, String)>, Histogram, fn() -> Histogram>);
+pub(super) struct Durations(Family<Labels, Histogram, fn() -> Histogram>);
 
 impl Default for Durations {
     fn default() -> Self {
