@@ -298,18 +298,40 @@ fn read_name(name: &libc::sockaddr_storage, bytes: libc::socklen_t) -> Option<So
 /// # Errors
 /// What `setsockopt` says.
 pub fn receive_local_address(socket: &UdpSocket, local: IpAddr) -> io::Result<()> {
-    let (level, option) = match local {
-        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
-        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-    };
-    let on: libc::c_int = 1;
+    match local {
+        IpAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+        IpAddr::V6(_) => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+    }
+}
+
+/// Sends every datagram as large as the interface takes it, whatever ICMP says of the path: a forged
+/// "fragmentation needed" must not make answers travel in fragments, which can be replaced (RFC 9715).
+///
+/// # Errors
+/// What `setsockopt` says.
+pub fn ignore_path_mtu(socket: &UdpSocket, local: IpAddr) -> io::Result<()> {
+    match local {
+        IpAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+        IpAddr::V6(_) => {
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT)
+        }
+    }
+}
+
+/// Sets an option that takes one `int`.
+fn set_option(
+    socket: &UdpSocket,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the option takes one `int`, which is given with its size.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             mem::size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
