@@ -71,6 +71,8 @@ const DRAINS_FILE: &str = "drains.json";
 /// Runs the checks. Cheap to share; see the module.
 pub struct Health {
     inner: Mutex<Inner>,
+    /// Held while the drains are written, so that the newest are written last.
+    saving_drains: Mutex<()>,
     changed: Notify,
     sampled: Notify,
     permits: Semaphore,
@@ -151,6 +153,7 @@ impl Health {
         let drains = state.as_ref().and_then(|dir| load(dir, DRAINS_FILE)).unwrap_or_default();
         Arc::new(Health {
             inner: Mutex::new(Inner { restored, drains, ..Inner::default() }),
+            saving_drains: Mutex::new(()),
             changed: Notify::new(),
             sampled: Notify::new(),
             permits: Semaphore::new(PROBES_AT_ONCE),
@@ -357,6 +360,7 @@ impl Health {
 
     fn save_drains(&self) {
         if let Some(dir) = &self.state {
+            let _one = self.saving_drains.lock().unwrap_or_else(PoisonError::into_inner);
             let drains = self.lock().drains.clone();
             store(dir, DRAINS_FILE, &drains);
         }
