@@ -1,0 +1,200 @@
+//! Builds a [`Base`] from a configuration, aside, and refuses it with every mistake that was found.
+//!
+//! Nothing here touches what serves. Zones are read anew each time (a master file costs milliseconds);
+//! the steering is compiled again only if what it is made of has changed, because a city database costs
+//! half a second and tens of megabytes while it lasts. Invariant: a refusal names the file, line and column
+//! of everything a person wrote wrong.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use nearside_fleet::config::{Config, Geoip, Pop, Service, Zone as ZoneConfig};
+use nearside_node::Refusal;
+use nearside_zones::{Binding, Bindings, Finding, Name, Zone, Zones, master};
+use tracing::info;
+
+use crate::{
+    answer::{Identity, Limits, TailoredService, cookie::CookieKeys},
+    health::plan::Plan,
+    steering::{self, Steering},
+    transport::{stats::Stats, tcp},
+    view::Base,
+};
+
+/// A base, and what else a configuration asks for.
+pub struct Staged {
+    /// What the next view is made of.
+    pub base: Arc<Base>,
+    /// What is probed from now on.
+    pub plan: Plan,
+    /// Files read that the fleet file does not name: `$INCLUDE`d ones.
+    pub also_read: Vec<PathBuf>,
+    /// What is odd about the zones but no reason to refuse them.
+    pub warnings: Vec<String>,
+}
+
+/// Stages configurations, one after the other; remembers the last steering.
+pub struct Stage {
+    cookies: CookieKeys,
+    last: Mutex<Option<(Ingredients, Arc<Steering>)>>,
+}
+
+/// All that a steering is made of: while this is equal, it need not be compiled again.
+#[derive(PartialEq)]
+struct Ingredients {
+    geoip: Geoip,
+    pops: Vec<Pop>,
+    services: Vec<Service>,
+    /// Length and modification time of each database.
+    databases: Vec<Option<(u64, SystemTime)>>,
+}
+
+impl Default for Stage {
+    /// A stage with cookie secrets of its own. Cookies outlive reloads, not the process: a client whose
+    /// cookie is forgotten gets a new one with its next answer (RFC 7873 section 5.2.4).
+    fn default() -> Self {
+        let mut secret = [0; 16];
+        if aws_lc_rs::rand::fill(&mut secret).is_err() {
+            // The kernel has no randomness: cookies are then only as good as this.
+            secret = fastrand::u128(..).to_ne_bytes();
+        }
+        Stage { cookies: CookieKeys::new(secret), last: Mutex::new(None) }
+    }
+}
+
+impl Stage {
+    /// Builds everything `config` asks for. Reads files; may take a second.
+    ///
+    /// # Errors
+    /// [`Refusal`] with every mistake in zones, databases and checks.
+    pub fn build(&self, config: &Arc<Config>, node: &str, stats: &Stats) -> Result<Staged, Refusal> {
+        let mut reasons = Vec::new();
+        let mut warnings = Vec::new();
+        let mut also_read = Vec::new();
+        let mut zones = Vec::new();
+        for zone in config.zones.values() {
+            match read_zone(config, zone, &mut also_read) {
+                Ok((zone, findings)) => {
+                    zones.push(Arc::new(zone));
+                    warnings.extend(findings.iter().map(Finding::to_string));
+                }
+                Err(found) => reasons.extend(found),
+            }
+        }
+        let plan = Plan::new(config).unwrap_or_else(|errors| {
+            reasons.extend(errors.iter().map(ToString::to_string));
+            Plan::default()
+        });
+        let steering = self.steering(config).map_err(|reason| reasons.push(reason)).ok();
+        let Some(steering) = steering.filter(|_| reasons.is_empty()) else {
+            return Err(Refusal::all(reasons));
+        };
+        let alpn = |service: &Service| TailoredService::new(service.alpn.iter().map(String::as_str));
+        let base = Base {
+            config: Arc::clone(config),
+            zones: Zones::new(zones),
+            steering,
+            services: config.services.values().map(alpn).collect(),
+            slots: stats.slots(config.services.keys()),
+            identity: identity(node),
+            limits: limits(),
+            cookies: self.cookies.clone(),
+            // The fleet file has no key for it yet, and no limit fits both a lone resolver and a farm.
+            rrl: None,
+        };
+        Ok(Staged { base: Arc::new(base), plan, also_read, warnings })
+    }
+
+    fn steering(&self, config: &Config) -> Result<Arc<Steering>, String> {
+        let ingredients = Ingredients::of(config);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made_of, steering)) = &*last
+            && *made_of == ingredients
+        {
+            return Ok(Arc::clone(steering));
+        }
+        let started = std::time::Instant::now();
+        let geo = steering::open_geo(&config.geoip).map_err(|error| error.to_string())?;
+        let steering = Arc::new(Steering::compile(config, &geo).map_err(|error| error.to_string())?);
+        info!(milliseconds = started.elapsed().as_millis(), "compiled the maps");
+        *last = Some((ingredients, Arc::clone(&steering)));
+        Ok(steering)
+    }
+}
+
+impl Ingredients {
+    fn of(config: &Config) -> Ingredients {
+        let stamp = |path: &PathBuf| {
+            let metadata = fs::metadata(path).ok()?;
+            Some((metadata.len(), metadata.modified().ok()?))
+        };
+        Ingredients {
+            geoip: config.geoip.clone(),
+            pops: config.pops.values().cloned().collect(),
+            services: config.services.values().cloned().collect(),
+            databases: config.geoip.databases.iter().map(stamp).collect(),
+        }
+    }
+}
+
+/// What this server says of itself: its node's name, so that an operator sees which one answered
+/// (RFC 5001, RFC 4892). The version stays unsaid.
+fn identity(node: &str) -> Identity {
+    Identity { nsid: Some(node.as_bytes().into()), version: None, id: Some(node.into()) }
+}
+
+fn limits() -> Limits {
+    let keepalive_100ms = u16::try_from(tcp::IDLE_TIMEOUT.as_millis() / 100).unwrap_or(u16::MAX);
+    Limits { keepalive_100ms, ..Limits::default() }
+}
+
+/// Reads and checks one zone. Files beyond the one the fleet file names are added to `also_read`.
+fn read_zone(
+    config: &Config,
+    zone: &ZoneConfig,
+    also_read: &mut Vec<PathBuf>,
+) -> Result<(Zone, Vec<Finding>), Vec<String>> {
+    let origin = absolute(&zone.origin).map_err(|error| vec![format!("zone `{}`: {error}", zone.origin)])?;
+    let bindings = bindings(config, zone, &origin).map_err(|error| vec![error])?;
+    let mut files: Vec<PathBuf> = Vec::new();
+    let loaded = master::read(&zone.file, &origin, &mut |path: &Path| {
+        files.push(path.to_path_buf());
+        fs::read(path)
+    });
+    // Watched even where the zone is broken: the mistake may be mended there.
+    also_read.extend(files.into_iter().filter(|file| *file != zone.file));
+    let records = loaded.map_err(|error| vec![error.to_string()])?.records;
+    Zone::build(origin, records, &bindings).map_err(|error| {
+        error.findings.iter().filter(|finding| is_error(finding)).map(ToString::to_string).collect()
+    })
+}
+
+fn is_error(finding: &Finding) -> bool {
+    finding.severity() == nearside_zones::Severity::Error
+}
+
+/// A name of the fleet file, where the final dot is left out.
+fn absolute(text: &str) -> Result<Name, nearside_zones::NameError> {
+    Name::parse(text.as_bytes(), Some(&Name::root()))
+}
+
+/// The tailored names of a zone with the numbers of their services.
+fn bindings(config: &Config, zone: &ZoneConfig, origin: &Name) -> Result<Bindings, String> {
+    let mut bindings = Bindings::new();
+    for (name, service) in &zone.names {
+        let place = || format!("zone `{}`, name `{name}`", zone.origin);
+        let owner =
+            Name::parse(name.as_bytes(), Some(origin)).map_err(|error| format!("{}: {error}", place()))?;
+        let found = config.services.iter().enumerate().find(|(_, (key, _))| *key == service);
+        let Some((number, (_, service))) = found else {
+            return Err(format!("{}: there is no service `{service}`", place()));
+        };
+        let service = Binding { service: number as u32, https: !service.alpn.is_empty() };
+        bindings.insert(owner, service);
+    }
+    Ok(bindings)
+}
