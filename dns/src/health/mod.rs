@@ -388,7 +388,8 @@ impl Health {
         entry.sampled = true;
         entry.certificate_expires = finding.certificate_expires.or(entry.certificate_expires);
         let warn_of = entry.expiring_certificate(ended);
-        let (pop, reason) = (entry.target.pop.clone(), entry.reason.clone());
+        let pop = entry.target.pop.clone();
+        let reason = entry.state.reason.clone().unwrap_or_default();
         drop(inner);
         self.sampled.notify_waiters();
         let Key { check, address } = key;
@@ -399,7 +400,7 @@ impl Health {
             Change::None => return true,
             Change::Up if before == Status::Unknown => info!(pop, check, %address, "found up"),
             Change::Up => info!(pop, check, %address, "up again"),
-            Change::Down => warn!(pop, check, %address, %reason, "down"),
+            Change::Down => warn!(pop, check, %address, reason, "down"),
         }
         self.changed.notify_one();
         true

@@ -1,0 +1,103 @@
+//! The control requests only a DNS node knows: drains and explain.
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET /v1/drains` | lists the drains in force |
+//! | `POST /v1/drains` `{"pop": "fra", "seconds": 3600, "reason": "new disk"}` | takes a PoP out of the answers; without `seconds` until lifted |
+//! | `DELETE /v1/drains/{pop}` | lifts a drain; 404 if there is none |
+//! | `GET /v1/explain?name=&type=&client=` | explains an answer under the health of now |
+//!
+//! Who may ask is the node's business; here only what is asked is judged.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use nearside_node::{ControlRequest, ControlResponse};
+use serde::Deserialize;
+
+use crate::{
+    explain::{self, Question},
+    server::Server,
+    steering,
+};
+
+/// Longest drain that can be asked for, a year: beyond it, "until lifted" is meant.
+const DRAIN_SECONDS_MAX: u64 = 366 * 24 * 3600;
+
+/// Body of `POST /v1/drains`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrainRequest {
+    pop: String,
+    seconds: Option<u64>,
+    #[serde(default)]
+    reason: String,
+}
+
+/// Answers one request.
+pub fn answer(server: &Server, request: &ControlRequest) -> ControlResponse {
+    match (&request.method, request.path.as_str()) {
+        (&Method::GET, "/v1/drains") => ControlResponse::ok(&server.health().drains()),
+        (&Method::POST, "/v1/drains") => drain(server, request),
+        (&Method::DELETE, path) if path.starts_with("/v1/drains/") => {
+            undrain(server, path.trim_start_matches("/v1/drains/"))
+        }
+        (&Method::GET, "/v1/explain") => explain(server, request),
+        _ => ControlResponse::not_found(),
+    }
+}
+
+fn explain(server: &Server, request: &ControlRequest) -> ControlResponse {
+    let bad = |message: &str| ControlResponse::error(StatusCode::BAD_REQUEST, message);
+    let Some(name) = request.parameter("name") else { return bad("the parameter `name` is missing") };
+    let client = request.parameter("client").map(explain::parse_client);
+    let Some(Ok((client, length))) = client else {
+        return bad("the parameter `client` must be an address or a subnet");
+    };
+    let question = Question {
+        name: name.to_owned(),
+        rtype: request.parameter("type").unwrap_or("A").to_owned(),
+        client,
+        length,
+    };
+    let Some(view) = server.view() else { return bad("nothing is served yet") };
+    let geo = match steering::open_geo(&view.base.config.geoip) {
+        Ok(geo) => geo,
+        Err(error) => return bad(&error.to_string()),
+    };
+    match explain::explain(&view, &geo, &question, "as this server sees it now") {
+        Ok(explanation) => ControlResponse::ok(&explanation),
+        Err(error) => bad(&error.to_string()),
+    }
+}
+
+fn drain(server: &Server, request: &ControlRequest) -> ControlResponse {
+    let asked: DrainRequest = match request.json() {
+        Ok(asked) => asked,
+        Err(refused) => return refused,
+    };
+    if asked.seconds.is_some_and(|seconds| seconds == 0 || seconds > DRAIN_SECONDS_MAX) {
+        let message = format!("seconds must be 1 to {DRAIN_SECONDS_MAX}, or left out: until lifted");
+        return ControlResponse::error(StatusCode::BAD_REQUEST, message);
+    }
+    match server.health().drain(&asked.pop, asked.seconds.map(Duration::from_secs), &asked.reason) {
+        Ok(()) => ControlResponse::ok(&server.health().drains()),
+        Err(pop) => {
+            let pops = server.view().map_or_else(String::new, |view| {
+                let names: Vec<&str> = view.base.config.pops.keys().map(String::as_str).collect();
+                names.join(", ")
+            });
+            ControlResponse::error(
+                StatusCode::NOT_FOUND,
+                format!("there is no PoP `{pop}`; there are: {pops}"),
+            )
+        }
+    }
+}
+
+fn undrain(server: &Server, pop: &str) -> ControlResponse {
+    if server.health().undrain(pop) {
+        return ControlResponse::ok(&server.health().drains());
+    }
+    ControlResponse::error(StatusCode::NOT_FOUND, format!("`{pop}` is not drained"))
+}
