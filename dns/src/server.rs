@@ -61,7 +61,7 @@ struct Running {
     streams: Arc<Streams>,
 }
 
-/// What the server says of itself in `GET /v1/status`.
+/// What the server says of itself under `program_report` in `GET /v1/status`.
 #[derive(Serialize)]
 struct Report {
     listen: Vec<SocketAddr>,

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use nearside_fleet::report::Report;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -182,23 +183,18 @@ where
     body.map(http_body_util::Collected::to_bytes).map_err(|error| unexpected(error.to_string()))
 }
 
-/// The health in a status, wherever the node's report puts its program's part.
+/// The health in a status.
 fn parse(status: &[u8], door: String) -> Result<(HealthView, String), AskError> {
-    /// What is read of `GET /v1/status`.
-    #[derive(Deserialize)]
-    struct Status {
-        node: Option<String>,
-        program: Program,
-    }
+    /// What is read of the program's own part.
     #[derive(Deserialize)]
     struct Program {
         seen: HealthMessage,
     }
-    match serde_json::from_slice::<Status>(status) {
-        Ok(Status { node, program }) => {
-            let node = node.unwrap_or_else(|| "the server".to_owned());
-            Ok((program.seen.into(), format!("as {node} sees it now ({door})")))
-        }
+    let parsed = serde_json::from_slice::<Report>(status).and_then(|report| {
+        serde_json::from_value::<Program>(report.program_report).map(|program| (report.node, program))
+    });
+    match parsed {
+        Ok((node, program)) => Ok((program.seen.into(), format!("as {node} sees it now ({door})"))),
         Err(error) => Err(AskError::Unexpected { door, what: format!("not a nearside-dns status: {error}") }),
     }
 }
@@ -218,7 +214,11 @@ mod tests {
         view.checks.insert(("web".into(), "192.0.2.1".parse().unwrap()), health);
         view.drains.insert("fra".into(), Drain { remaining: None, reason: "disk".into() });
         let message = HealthMessage::from(&view);
-        let status = serde_json::json!({ "node": "ns1", "program": { "seen": message } });
+        let status = serde_json::json!({
+            "node": "ns1", "program": "nearside-dns", "version": "1", "started": 1, "now": 2,
+            "enrolled": false, "serving": { "source": "local", "since": 1 },
+            "program_report": { "seen": message },
+        });
         let (back, who) = parse(status.to_string().as_bytes(), "here".into()).unwrap();
         assert_eq!(who, "as ns1 sees it now (here)");
         assert_eq!(HealthMessage::from(&back), HealthMessage::from(&view));

@@ -178,6 +178,7 @@ names = {{ "@" = "www", "www" = "www" }}
     pub fn start(&self) -> Node {
         let node = self.spawn();
         node.wait_log("serving DNS over UDP and TCP");
+        node.wait_log("control on");
         node
     }
 
