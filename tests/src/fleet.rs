@@ -42,10 +42,11 @@ pub struct Fleet {
     pub block: Block,
     /// What the origin was asked.
     pub origin: Counts,
-    dir: tempfile::TempDir,
+    /// Before the directory: processes end, and show their logs, while it is still there.
+    processes: BTreeMap<String, Process>,
     /// Kept so that certificates can be issued again.
     ca: Ca,
-    processes: BTreeMap<String, Process>,
+    dir: tempfile::TempDir,
 }
 
 struct Ca(CertifiedIssuer<'static, KeyPair>);
