@@ -83,6 +83,9 @@ const BUCKETS: usize = 1 << 16;
 const HASH_BITS_V4: u8 = 24;
 const HASH_BITS_V6: u8 = 48;
 
+/// First 48 bits of ::/48 (::1, IPv4-mapped) and 64:ff9b::/48 (NAT64).
+const SHARED_SITES: [u64; 2] = [0, 0x0064_ff9b_0000];
+
 /// Map value of special-purpose blocks; lists follow it.
 const SPECIAL: u32 = 0;
 
@@ -336,8 +339,11 @@ fn hashed_prefix(addr: IpAddr) -> (u64, u8) {
             Some((inner, offset)) => (v4(inner.to_bits()), offset + HASH_BITS_V4),
             None => {
                 let bits = (addr.to_bits() >> (128 - HASH_BITS_V6)) as u64;
-                // Apart from all IPv4 numbers.
-                (bits | 1 << 63, HASH_BITS_V6)
+                // Native addresses that share their /48 with such that carry IPv4 or stand for
+                // themselves: nobody's, but a scope of 48 would claim those as well.
+                let scope = if SHARED_SITES.contains(&bits) { 128 } else { HASH_BITS_V6 };
+                // The top bit keeps them apart from all IPv4 numbers.
+                (bits | 1 << 63, scope)
             }
         },
     }
