@@ -349,6 +349,8 @@ pub struct Origin {
 pub struct SiteCache {
     /// TTL where the origin gives none; `None`: what RFC 9111 allows, and nothing more.
     pub default_ttl: Option<Duration>,
+    /// The same for errors that may be kept (404, 405, 410, 414, 451, 501).
+    pub negative_ttl: Option<Duration>,
     /// `stale-while-revalidate` where the origin gives none.
     pub stale_while_revalidate: Duration,
     /// `stale-if-error` where the origin gives none.
@@ -357,6 +359,58 @@ pub struct SiteCache {
     pub object_bytes_max: u64,
     /// Whether the query is part of the key, and how.
     pub query: QueryKey,
+    /// A request that carries one of these cookies is neither answered from the cache nor stored.
+    pub bypass_cookies: Vec<String>,
+    /// Request headers that join the key, of [`KEY_HEADERS`].
+    pub key_headers: Vec<String>,
+    /// What differs for some paths and statuses. For each of a rule's two effects, the first matching
+    /// rule that has it counts.
+    pub rules: Vec<CacheRule>,
+}
+
+/// Headers that may join the key: those of few values. One that tells visitors apart (`Cookie`,
+/// `User-Agent`) would store everything once per visitor.
+pub const KEY_HEADERS: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "origin",
+    "save-data",
+    "sec-ch-ua-mobile",
+    "x-forwarded-proto",
+    "x-requested-with",
+];
+
+/// `[[site.NAME.cache.rule]]`: matches if everything it names does.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct CacheRule {
+    /// Start of the path (`/static/`).
+    pub path: Option<String>,
+    /// What follows the last dot of the path's last segment, lower case; empty: anything.
+    pub extensions: Vec<String>,
+    /// Statuses; empty: any.
+    pub statuses: Vec<u16>,
+    /// Lifetime in place of the origin's. `no-store`, `private` and `no-cache` hold all the same.
+    pub ttl: Option<Duration>,
+    /// `Cache-Control` sent to clients in place of the origin's.
+    pub client_cache_control: Option<String>,
+}
+
+impl Default for SiteCache {
+    /// What RFC 9111 allows, and nothing more.
+    fn default() -> Self {
+        SiteCache {
+            default_ttl: None,
+            negative_ttl: None,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            object_bytes_max: 16 << 30,
+            query: QueryKey::Keep,
+            bypass_cookies: Vec::new(),
+            key_headers: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
 }
 
 /// How the query string enters the cache key.

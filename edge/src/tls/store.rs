@@ -316,13 +316,7 @@ mod tests {
                 ca: None,
             },
             tls: Some(config::SiteTls::Files { certificate: files.0, key: files.1 }),
-            cache: config::SiteCache {
-                default_ttl: None,
-                stale_while_revalidate: Duration::ZERO,
-                stale_if_error: Duration::ZERO,
-                object_bytes_max: 1,
-                query: config::QueryKey::Keep,
-            },
+            cache: config::SiteCache { object_bytes_max: 1, ..config::SiteCache::default() },
         }
     }
 

@@ -195,13 +195,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
             certificate: certificate.chain.clone(),
             key: certificate.key.clone(),
         }),
-        cache: config::SiteCache {
-            default_ttl: None,
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            object_bytes_max: 1 << 30,
-            query: config::QueryKey::Keep,
-        },
+        cache: config::SiteCache { object_bytes_max: 1 << 30, ..config::SiteCache::default() },
     };
     Config {
         fleet: "test".to_owned(),

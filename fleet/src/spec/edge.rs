@@ -6,10 +6,12 @@ use toml::de::DeValue;
 
 use super::{
     check_name, keys, once,
-    reader::{Section, members},
+    reader::{Section, Value, integer, members},
 };
 use crate::{
-    config::{Controller, Id, Origin, PublishOn, QueryKey, Scheme, Site, SiteCache, SiteTls},
+    config::{
+        CacheRule, Controller, Id, KEY_HEADERS, Origin, PublishOn, QueryKey, Scheme, Site, SiteCache, SiteTls,
+    },
     files::Role,
 };
 
@@ -151,23 +153,71 @@ fn tls(section: &Section<'_>) -> Option<SiteTls> {
 }
 
 fn cache(section: &Section<'_>) -> SiteCache {
-    let mut cache = SiteCache {
-        default_ttl: None,
-        stale_while_revalidate: Duration::ZERO,
-        stale_if_error: Duration::ZERO,
-        object_bytes_max: 16 << 30,
-        query: QueryKey::Keep,
-    };
+    let mut cache = SiteCache::default();
     let Some(inner) = section.section("cache", keys::CACHE) else { return cache };
     let stale = |key| inner.duration(key, Duration::ZERO, Duration::ZERO, 365 * DAY);
-    cache.default_ttl = inner
-        .value("default_ttl")
-        .map(|_| inner.duration("default_ttl", Duration::ZERO, Duration::ZERO, 365 * DAY));
+    cache.default_ttl = ttl(&inner, "default_ttl");
+    cache.negative_ttl = ttl(&inner, "negative_ttl");
     cache.stale_while_revalidate = stale("stale_while_revalidate");
     cache.stale_if_error = stale("stale_if_error");
     cache.object_bytes_max = inner.bytes("object_max", cache.object_bytes_max);
     cache.query = query(&inner);
+    cache.bypass_cookies = inner.list("bypass_cookies", "names of cookies", cookie_name).unwrap_or_default();
+    let header = format!("one of {}", KEY_HEADERS.join(", "));
+    cache.key_headers = inner.list("key_headers", &header, key_header).unwrap_or_default();
+    cache.rules = inner.repeated("rule", keys::CACHE_RULE).iter().filter_map(cache_rule).collect();
     cache
+}
+
+fn ttl(section: &Section<'_>, key: &str) -> Option<Duration> {
+    section.value(key).map(|_| section.duration(key, Duration::ZERO, Duration::ZERO, 365 * DAY))
+}
+
+fn cookie_name(value: Value<'_>) -> Option<String> {
+    let name = value.get_ref().as_str()?;
+    let legal = name.bytes().all(|byte| byte.is_ascii_graphic() && !b"=;,\"".contains(&byte));
+    (!name.is_empty() && legal).then(|| name.to_owned())
+}
+
+fn key_header(value: Value<'_>) -> Option<String> {
+    let name = value.get_ref().as_str()?.to_ascii_lowercase();
+    KEY_HEADERS.contains(&name.as_str()).then_some(name)
+}
+
+fn cache_rule(section: &Section<'_>) -> Option<CacheRule> {
+    let rule = CacheRule {
+        path: section.read("path", "the start of a path, like \"/static/\"", |value| {
+            value.as_str().filter(|path| path.starts_with('/')).map(str::to_owned)
+        }),
+        extensions: section
+            .list("extensions", "extensions like \"css\"", |value| {
+                let extension = value.get_ref().as_str()?.trim_start_matches('.').to_ascii_lowercase();
+                (!extension.is_empty() && !extension.contains('/')).then_some(extension)
+            })
+            .unwrap_or_default(),
+        statuses: section
+            .list("status", "statuses from 200 to 599", |value| {
+                integer(value.get_ref())
+                    .and_then(|status| u16::try_from(status).ok())
+                    .filter(|status| (200..600).contains(status))
+            })
+            .unwrap_or_default(),
+        ttl: ttl(section, "ttl"),
+        client_cache_control: section.read("client_cache_control", "a Cache-Control value", |value| {
+            let text = value.as_str()?;
+            text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()).then(|| text.to_owned())
+        }),
+    };
+    if section.value("ttl").or(section.value("client_cache_control")).is_none() {
+        let message = format!("[{}]: expected `ttl`, `client_cache_control` or both", section.place);
+        section.doc.mistake(section.span(), message);
+    }
+    // A condition that was mistaken must not make the rule match more than was meant.
+    let meant = |key: &str, read: bool| section.value(key).is_none() || read;
+    let sound = meant("path", rule.path.is_some())
+        && meant("extensions", !rule.extensions.is_empty())
+        && meant("status", !rule.statuses.is_empty());
+    sound.then_some(rule)
 }
 
 fn query(section: &Section<'_>) -> QueryKey {

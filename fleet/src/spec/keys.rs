@@ -41,8 +41,18 @@ pub(crate) const ORIGIN: &[&str] = &[
     "ca",
 ];
 pub(crate) const TLS: &[&str] = &["certificate", "key", "issuer"];
-pub(crate) const CACHE: &[&str] =
-    &["default_ttl", "stale_while_revalidate", "stale_if_error", "object_max", "query"];
+pub(crate) const CACHE: &[&str] = &[
+    "default_ttl",
+    "negative_ttl",
+    "stale_while_revalidate",
+    "stale_if_error",
+    "object_max",
+    "query",
+    "bypass_cookies",
+    "key_headers",
+    "rule",
+];
+pub(crate) const CACHE_RULE: &[&str] = &["path", "extensions", "status", "ttl", "client_cache_control"];
 pub(crate) const QUERY: &[&str] = &["only", "except"];
 pub(crate) const CONTROLLER: &[&str] = &["listen", "metrics", "publish"];
 
@@ -62,6 +72,7 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.origin", ORIGIN),
     ("site.NAME.tls", TLS),
     ("site.NAME.cache", CACHE),
+    ("site.NAME.cache.rule", CACHE_RULE),
     ("controller", CONTROLLER),
 ];
 

@@ -215,7 +215,13 @@ mod tests {
         assert_eq!(rules[0].when, [california, Match::Asn(64500)]);
         assert_eq!(config.sites["downloads"].cache.query, QueryKey::Only(vec!["v".into()]));
         assert_eq!(config.sites["downloads"].tls, Some(SiteTls::FleetCa));
-        assert_eq!(config.sites["www"].cache.stale_if_error, Duration::from_secs(86_400));
+        let www = &config.sites["www"].cache;
+        assert_eq!(www.stale_if_error, Duration::from_secs(86_400));
+        assert_eq!(www.rules[0].ttl, Some(Duration::from_secs(30 * 86_400)));
+        assert_eq!(
+            (&www.rules[0].statuses[..], &www.key_headers[..]),
+            (&[200][..], &["accept-language".into()][..])
+        );
         assert_eq!(config.checks["page"].interval, Duration::from_secs(10));
     }
 
@@ -256,6 +262,14 @@ mod tests {
             (
                 "[site.a]\nhosts = \"a.test\"\norigin = \"http://x\"\n[site.b]\nhosts = \"A.test.\"\norigin = \"http://x\"",
                 "a.test is already in [site.a] hosts",
+            ),
+            (
+                "[site.a]\nhosts = \"a.test\"\norigin = \"http://x\"\n[[site.a.cache.rule]]\npath = \"/x\"",
+                "expected `ttl`, `client_cache_control` or both",
+            ),
+            (
+                "[site.a]\nhosts = \"a.test\"\norigin = \"http://x\"\ncache = { key_headers = [\"cookie\"] }",
+                "expected one of accept, ",
             ),
             ("[dns.fra]\nlisten = \"127.0.0.1:53\"\n[pop.fra]\nlocation = [0, 0]", "a name of its own"),
             ("[pop.a]\nlocation = [91, 0]", "expected [latitude, longitude]"),
