@@ -28,13 +28,20 @@ pub struct Request<'a> {
     pub directives: RequestDirectives,
     /// Whether a readable `Range` is in force.
     pub has_range: bool,
+    /// Whether the site wants the cache to have no part in it.
+    pub bypass: bool,
 }
 
 impl<'a> Request<'a> {
     /// Digests the fields that decisions read.
     pub fn new(method: &'a Method, headers: &'a HeaderMap) -> Request<'a> {
         let has_range = *method == Method::GET && range::parse(headers).is_some();
-        Request { method, headers, directives: RequestDirectives::read(headers), has_range }
+        Request { method, headers, directives: RequestDirectives::read(headers), has_range, bypass: false }
+    }
+
+    /// Notes what the site's rules make of it.
+    pub fn under(self, rules: &Rules) -> Request<'a> {
+        Request { bypass: rules.bypasses(self.headers), ..self }
     }
 }
 
@@ -171,6 +178,16 @@ pub struct Asked<'a> {
     pub validating: Option<(Candidate<'a>, StalePermit)>,
 }
 
+impl Asked<'_> {
+    /// The target's path.
+    pub fn path(&self) -> &str {
+        let after_scheme = self.uri.find("://").map_or(0, |at| at + 3);
+        let after = &self.uri[after_scheme..];
+        let path = after.find('/').map_or("/", |at| &after[at..]);
+        path.split('?').next().unwrap_or(path)
+    }
+}
+
 /// What becomes of the origin's answer. The answer's head is final: 1xx are passed on unjudged.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
@@ -217,7 +234,7 @@ pub enum Validated {
 pub enum Refusal {
     /// Its request's method is not understood to be cacheable.
     Method,
-    /// `no-store` in the request.
+    /// `no-store` in the request, or a cookie that bypasses.
     RequestNoStore,
     /// `no-store` in the response.
     NoStore,
@@ -255,7 +272,7 @@ pub fn plan(request: &Request<'_>, candidates: &[Candidate<'_>], now: Timestamp)
     if !matches!(*request.method, Method::GET | Method::HEAD) {
         return Plan::Pass(Forward::Method);
     }
-    if conditional::is_for_the_origin(request.headers) {
+    if request.bypass || conditional::is_for_the_origin(request.headers) {
         return Plan::Pass(Forward::Bypass);
     }
     match select(request, candidates, now) {

@@ -1,16 +1,21 @@
 //! What a site adds to the RFCs: the fleet file's `[site.NAME.cache]`, digested once per reload.
 //!
-//! Rules only ever speak where the origin is silent. They never extend what a directive forbids.
+//! Where the origin is silent, the site's defaults speak. A rule's `ttl` speaks in the origin's place,
+//! because an operator wrote it for just these responses; even so, nothing here makes storable
+//! what `no-store` or `private` forbid, or spares the validation that `no-cache` asks for.
 
 use std::time::Duration;
 
-use nearside_fleet::config::{QueryKey, SiteCache};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use nearside_fleet::config::{CacheRule, QueryKey, SiteCache};
 
 /// The caching rules of one site.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     /// Lifetime of responses whose origin gives none; `None`: RFC 9111 and nothing more.
     pub default_ttl: Option<Duration>,
+    /// The same for errors that may be kept.
+    pub negative_ttl: Option<Duration>,
     /// `stale-while-revalidate` where the origin gives none.
     pub stale_while_revalidate: Duration,
     /// `stale-if-error` where the origin gives none.
@@ -19,16 +24,91 @@ pub struct Rules {
     pub object_bytes_max: u64,
     /// Whether the query is part of the key, and how.
     pub query: QueryKey,
+    /// Requests with one of these cookies pass.
+    pub bypass_cookies: Vec<String>,
+    /// Request fields that tell responses apart, beside those of `Vary`.
+    pub key_headers: Vec<HeaderName>,
+    /// What differs for some paths and statuses.
+    pub exceptions: Vec<Exception>,
+}
+
+/// One `[[site.NAME.cache.rule]]`, with its `Cache-Control` ready to send.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exception {
+    rule: CacheRule,
+    client_cache_control: Option<HeaderValue>,
+}
+
+impl Exception {
+    fn matches(&self, path: &str, status: StatusCode) -> bool {
+        let rule = &self.rule;
+        let in_path = rule.path.as_ref().is_none_or(|start| path.starts_with(start.as_str()));
+        let in_statuses = rule.statuses.is_empty() || rule.statuses.contains(&status.as_u16());
+        let in_extensions = rule.extensions.is_empty()
+            || extension(path)
+                .is_some_and(|found| rule.extensions.iter().any(|e| e.eq_ignore_ascii_case(found)));
+        in_path && in_statuses && in_extensions
+    }
+}
+
+impl Rules {
+    /// Whether a request with these fields must have nothing to do with the cache.
+    pub fn bypasses(&self, headers: &HeaderMap) -> bool {
+        !self.bypass_cookies.is_empty()
+            && headers.get_all(header::COOKIE).iter().any(|line| {
+                let pairs = line.as_bytes().split(|byte| *byte == b';');
+                let mut names = pairs
+                    .map(|pair| pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii());
+                names.any(|name| self.bypass_cookies.iter().any(|cookie| cookie.as_bytes() == name))
+            })
+    }
+
+    /// Lifetime in place of whatever the origin says.
+    pub fn ttl(&self, path: &str, status: StatusCode) -> Option<Duration> {
+        let mut matching = self.exceptions.iter().filter(|exception| exception.matches(path, status));
+        matching.find_map(|exception| exception.rule.ttl)
+    }
+
+    /// Lifetime where the origin says nothing.
+    pub fn default_lifetime(&self, status: StatusCode) -> Option<Duration> {
+        let is_error = status.is_client_error() || status.is_server_error();
+        if is_error { self.negative_ttl } else { self.default_ttl }
+    }
+
+    /// Puts the site's `Cache-Control` for clients in place of the origin's. `status` is the stored
+    /// one, also where a 206 or 304 is made of it. Whatever else would tell clients a lifetime goes.
+    pub fn for_client(&self, path: &str, status: StatusCode, headers: &mut HeaderMap) {
+        let mut matching = self.exceptions.iter().filter(|exception| exception.matches(path, status));
+        if let Some(value) = matching.find_map(|exception| exception.client_cache_control.as_ref()) {
+            headers.insert(header::CACHE_CONTROL, value.clone());
+            headers.remove(header::EXPIRES);
+            headers.remove(header::PRAGMA);
+        }
+    }
+}
+
+/// What follows the last dot of the last segment.
+fn extension(path: &str) -> Option<&str> {
+    let name = path.rsplit('/').next()?;
+    name.rsplit_once('.').map(|(_, extension)| extension)
 }
 
 impl From<&SiteCache> for Rules {
     fn from(site: &SiteCache) -> Rules {
+        let exception = |rule: &CacheRule| Exception {
+            rule: rule.clone(),
+            client_cache_control: rule.client_cache_control.as_deref().and_then(|text| text.parse().ok()),
+        };
         Rules {
             default_ttl: site.default_ttl,
+            negative_ttl: site.negative_ttl,
             stale_while_revalidate: site.stale_while_revalidate,
             stale_if_error: site.stale_if_error,
             object_bytes_max: site.object_bytes_max,
             query: site.query.clone(),
+            bypass_cookies: site.bypass_cookies.clone(),
+            key_headers: site.key_headers.iter().filter_map(|name| name.parse().ok()).collect(),
+            exceptions: site.rules.iter().map(exception).collect(),
         }
     }
 }
@@ -36,12 +116,53 @@ impl From<&SiteCache> for Rules {
 impl Default for Rules {
     /// What RFC 9111 allows, and nothing more.
     fn default() -> Rules {
-        Rules {
-            default_ttl: None,
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            object_bytes_max: u64::MAX,
-            query: QueryKey::Keep,
+        Rules::from(&SiteCache { object_bytes_max: u64::MAX, ..SiteCache::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_match_by_path_extension_and_status() {
+        let rule = CacheRule {
+            path: Some("/static/".into()),
+            extensions: vec!["css".into(), "js".into()],
+            statuses: vec![200],
+            ttl: Some(Duration::from_secs(9)),
+            client_cache_control: None,
+        };
+        let all = CacheRule { ttl: Some(Duration::from_secs(1)), ..CacheRule::default() };
+        let rules = Rules::from(&SiteCache { rules: vec![rule, all], ..SiteCache::default() });
+        for (path, status, secs) in [
+            ("/static/a.css", 200, 9),
+            ("/static/b/a.min.JS", 200, 9),
+            ("/static/a.css", 404, 1),
+            ("/static/a.css/b", 200, 1),
+            ("/static/css", 200, 1),
+            ("/a.css", 200, 1),
+        ] {
+            let ttl = rules.ttl(path, StatusCode::from_u16(status).unwrap());
+            assert_eq!(ttl, Some(Duration::from_secs(secs)), "{path} {status}");
+        }
+    }
+
+    #[test]
+    fn cookies_bypass_by_their_exact_name() {
+        let rules = Rules::from(&SiteCache { bypass_cookies: vec!["sid".into()], ..SiteCache::default() });
+        for (cookie, bypasses) in [
+            ("sid=1", true),
+            ("a=b; sid", true),
+            ("a=b;sid=", true),
+            ("xsid=1", false),
+            ("a=sid", false),
+            ("SID=1", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(header::COOKIE, HeaderValue::from_static("first=1"));
+            headers.append(header::COOKIE, HeaderValue::from_str(cookie).unwrap());
+            assert_eq!(rules.bypasses(&headers), bypasses, "{cookie}");
         }
     }
 }

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use nearside_fleet::config::{CacheRule, SiteCache};
+
 use super::{
     Rules,
     sim::{run, run_with},
@@ -774,6 +776,58 @@ fn a_soft_purge_is_stale_at_once_and_still_useful() {
 }
 
 // ---- A site's rules ----
+
+#[test]
+fn a_sites_rules_for_paths_statuses_cookies_and_headers() {
+    let rule = |path: &str, status: u16, secs: u64| CacheRule {
+        path: Some(path.into()),
+        statuses: vec![status],
+        ttl: Some(Duration::from_secs(secs)),
+        ..CacheRule::default()
+    };
+    let rules = Rules::from(&SiteCache {
+        negative_ttl: Some(Duration::from_secs(5)),
+        bypass_cookies: vec!["session".into()],
+        key_headers: vec!["accept-language".into()],
+        rules: vec![rule("/long/", 200, 100), rule("/", 503, 2)],
+        ..SiteCache::default()
+    });
+    let run = |script: &str| run_with(rules.clone(), script);
+    run("origin 404
+         GET /x -> 404 MISS
+         wait 4
+         GET /x -> 404 HIT
+         wait 1
+         origin 404
+         GET /x -> 404 body=2");
+    run("origin 200 {cache-control: max-age=1}
+         GET /long/x
+         wait 99
+         GET /long/x -> HIT age=99");
+    run("origin 200 {cache-control: private, max-age=1}
+         GET /long/x
+         origin 200 {cache-control: no-cache | etag: \"a\"}
+         GET /long/x -> MISS body=2
+         origin 304
+         GET /long/x -> REVALIDATED body=2");
+    run("origin 503
+         GET / -> 503 MISS
+         wait 1
+         GET / -> 503 HIT
+         wait 1
+         origin 200
+         GET / -> 200");
+    run("origin 200 {cache-control: max-age=60}
+         GET / -> MISS
+         origin 200 {cache-control: max-age=60}
+         GET / {cookie: a=b; session=1} -> BYPASS body=2
+         GET / {cookie: a=b} -> HIT body=1");
+    run("origin 200 {cache-control: max-age=60}
+         GET / {accept-language: de} -> MISS body=1
+         origin 200 {cache-control: max-age=60}
+         GET / {accept-language: en} -> MISS body=2
+         GET / {accept-language: de} -> HIT body=1");
+}
 
 #[test]
 fn a_sites_rules_speak_where_the_origin_is_silent() {

@@ -215,9 +215,10 @@ impl Sim {
 
     /// The request path.
     fn request(&mut self, method: &Method, path: &str, headers: &HeaderMap) -> Got {
+        let rules = self.rules.clone();
         let target = target(path);
         let key = CacheKey::new("site", None, &target);
-        let request = Request::new(method, headers);
+        let request = Request::new(method, headers).under(&rules);
         let stored = self.store.get(&key).map_or(&[][..], Vec::as_slice);
         let candidates: Vec<Candidate<'_>> = stored.iter().map(Stored::candidate).collect();
         match plan(&request, &candidates, self.now) {

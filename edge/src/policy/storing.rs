@@ -78,7 +78,10 @@ fn may_store(
     governing: &Governing,
 ) -> Result<(), Refusal> {
     let directives = &governing.directives;
-    let explicit = governing.names_expiry(origin);
+    if asked.request.bypass {
+        return Err(Refusal::RequestNoStore);
+    }
+    let explicit = governing.names_expiry(origin) || asked.rules.ttl(asked.path(), status).is_some();
     if !method_allows(asked, status, origin, explicit) {
         return Err(Refusal::Method);
     }
@@ -184,9 +187,13 @@ pub fn digest(
 ) -> Result<Meta, Refusal> {
     let (request_time, response_time) = (asked.request_time, asked.response_time);
     let content = content(asked, status, origin)?;
-    let vary = Vary::new(origin, asked.request.headers).map_err(|_| Refusal::Vary)?;
+    let vary =
+        Vary::new(origin, &asked.rules.key_headers, asked.request.headers).map_err(|_| Refusal::Vary)?;
     let date_secs = freshness::date_secs(origin, response_time);
-    let lifetime = governing.lifetime(origin, status, asked.rules.default_ttl, response_time);
+    let lifetime = asked.rules.ttl(asked.path(), status).unwrap_or_else(|| {
+        let default = asked.rules.default_lifetime(status);
+        governing.lifetime(origin, status, default, response_time).lifetime
+    });
     let reuse = stale::reuse(&governing.directives);
     let windows = stale::windows(&governing.directives, asked.rules);
     Ok(Meta {
@@ -195,7 +202,7 @@ pub fn digest(
         request_time,
         response_time,
         initial_age: freshness::initial_age(origin, request_time, response_time),
-        lifetime: lifetime.lifetime,
+        lifetime,
         date_secs,
         stale_while_revalidate: windows.while_revalidate,
         stale_if_error: windows.if_error,

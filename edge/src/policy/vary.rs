@@ -40,13 +40,14 @@ pub struct Vary {
 pub struct Unmatchable;
 
 impl Vary {
-    /// The secondary key of a response to a request with these fields.
+    /// The secondary key of a response to a request with these fields: those its `Vary` names, and
+    /// those the site adds (`also`).
     ///
     /// # Errors
     /// [`Unmatchable`] for `*`, names that are no field names, more than 16 of them, or a value
     /// too long to keep.
-    pub fn new(response: &HeaderMap, request: &HeaderMap) -> Result<Vary, Unmatchable> {
-        let mut names: Vec<HeaderName> = Vec::new();
+    pub fn new(response: &HeaderMap, also: &[HeaderName], request: &HeaderMap) -> Result<Vary, Unmatchable> {
+        let mut names: Vec<HeaderName> = also.to_vec();
         for line in response.get_all(header::VARY) {
             for name in line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 if name.is_empty() {
@@ -199,7 +200,7 @@ mod tests {
     }
 
     fn same(name: &'static str, stored: &[&str], presented: &[&str]) -> bool {
-        let vary = Vary::new(&fields("vary", &[name]), &fields(name, stored)).unwrap();
+        let vary = Vary::new(&fields("vary", &[name]), &[], &fields(name, stored)).unwrap();
         vary.matches(&fields(name, presented))
     }
 
@@ -248,11 +249,11 @@ mod tests {
     fn names_in_any_case_order_and_number_of_lines() {
         let mut request = fields("foo", &["1"]);
         request.insert("bar", HeaderValue::from_static("2"));
-        let one = Vary::new(&fields("vary", &["Foo, BAR"]), &request);
+        let one = Vary::new(&fields("vary", &["Foo, BAR"]), &[], &request);
         for lines in [&["bar,foo"][..], &["BAR", "foo"], &[" foo ,, bar, Foo,"]] {
-            assert_eq!(Vary::new(&fields("vary", lines), &request), one, "{lines:?}");
+            assert_eq!(Vary::new(&fields("vary", lines), &[], &request), one, "{lines:?}");
         }
-        assert_eq!(Vary::new(&HeaderMap::new(), &request), Ok(Vary::default()));
+        assert_eq!(Vary::new(&HeaderMap::new(), &[], &request), Ok(Vary::default()));
     }
 
     #[test]
@@ -261,7 +262,11 @@ mod tests {
         for lines in
             [&["*"][..], &["foo, *"], &["*,foo"], &["foo", "*"], &["foo bar"], &["*foo bar"], &[&too_many]]
         {
-            assert_eq!(Vary::new(&fields("vary", lines), &HeaderMap::new()), Err(Unmatchable), "{lines:?}");
+            assert_eq!(
+                Vary::new(&fields("vary", lines), &[], &HeaderMap::new()),
+                Err(Unmatchable),
+                "{lines:?}"
+            );
         }
     }
 }

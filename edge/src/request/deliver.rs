@@ -56,6 +56,7 @@ pub(super) fn object_with(
     outcome: Outcome,
 ) -> Answer {
     let mut status = object.meta().status;
+    exchange.site.rules.for_client(exchange.target.path(), status, &mut fields);
     let body = if serve.precondition == Precondition::NotModified {
         status = StatusCode::NOT_MODIFIED;
         fields = headers::not_modified(fields);

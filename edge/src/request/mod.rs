@@ -154,7 +154,7 @@ impl Exchange {
     }
 
     fn policy_request(&self) -> policy::Request<'_> {
-        policy::Request::new(&self.method, &self.headers)
+        policy::Request::new(&self.method, &self.headers).under(&self.site.rules)
     }
 
     async fn lookup(&self) -> Candidates {
