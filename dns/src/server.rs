@@ -6,6 +6,7 @@
 //! bring an old configuration back.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -20,13 +21,14 @@ use nearside_node::{
 };
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     control,
     explain::HealthMessage,
     health::{Health, TargetReport, VIEW_AGE_MAX, drain::Drains},
     stage::{Stage, Staged},
+    steering::ServiceId,
     transport::{
         bind::{self, Listener},
         stats::{Stats, Sums},
@@ -48,6 +50,8 @@ pub struct Server {
     /// Set by the first swap.
     views: OnceLock<Arc<ArcSwap<View>>>,
     rebuilding: Mutex<()>,
+    /// Services and families without a healthy PoP, as last said.
+    all_down: Mutex<BTreeSet<(String, String)>>,
     serving: AtomicBool,
     running: Mutex<Option<Running>>,
     /// Ends the tasks that run beside the sockets.
@@ -96,6 +100,7 @@ impl Server {
             stats,
             views: OnceLock::new(),
             rebuilding: Mutex::new(()),
+            all_down: Mutex::new(BTreeSet::new()),
             serving: AtomicBool::new(false),
             running: Mutex::new(None),
             stop: CancellationToken::new(),
@@ -117,6 +122,7 @@ impl Server {
         let _one = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(base) = base.or_else(|| self.view().map(|view| Arc::clone(&view.base))) else { return };
         let view = Arc::new(View::new(base, self.health.view()));
+        self.say_all_down(&view);
         match self.views.get() {
             Some(views) => views.store(view),
             // The lock above makes this the only writer.
@@ -133,6 +139,28 @@ impl Server {
             }
             self.rebuild(None);
         }
+    }
+
+    /// Says aloud when nobody healthy is left for some clients, and when that is over.
+    fn say_all_down(&self, view: &View) {
+        let name = |service: ServiceId| view.base.config.services.keys().nth(service.0 as usize);
+        let mut now = BTreeMap::new();
+        for down in view.table.all_down() {
+            let Some(service) = name(down.service) else { continue };
+            now.insert((service.clone(), down.family.to_string()), (down.lists, down.of));
+        }
+        let mut before = self.all_down.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((service, family), (lists, of)) in now.iter().filter(|(key, _)| !before.contains(*key)) {
+            error!(
+                service,
+                family,
+                "all down: no PoP is healthy for {lists} of {of} lists of clients; `all_down` decides what they get"
+            );
+        }
+        for (service, family) in before.iter().filter(|key| !now.contains_key(*key)) {
+            info!(service, family, "no longer all down");
+        }
+        *before = now.into_keys().collect();
     }
 
     fn lock_running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {

@@ -99,7 +99,7 @@ impl Stage {
             zones: Zones::new(zones),
             steering,
             services: config.services.values().map(alpn).collect(),
-            slots: stats.slots(config.services.keys()),
+            slots: stats.slots(config),
             identity: identity(node),
             limits: limits(),
             cookies: self.cookies.clone(),

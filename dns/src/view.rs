@@ -16,6 +16,7 @@ use crate::{
     health::state::Moment,
     rrl::Rrl,
     steering::{HealthView, Steering, Table},
+    transport::stats::SlotTable,
 };
 
 /// What one configuration and its files make.
@@ -28,8 +29,8 @@ pub struct Base {
     pub steering: Arc<Steering>,
     /// What HTTPS records say, by service.
     pub services: Box<[TailoredService]>,
-    /// Where each service's answers are counted, see [`crate::transport::stats`].
-    pub slots: Box<[usize]>,
+    /// Where each service's answers are counted.
+    pub slots: SlotTable,
     /// Who we are.
     pub identity: Identity,
     /// Sizes.

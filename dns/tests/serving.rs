@@ -103,7 +103,8 @@ fn all_down_serves_everyone_in_order_and_says_so() {
     let node = fleet.start();
     let everyone = ["fra", "nyc", "sin"].map(|name| fleet.pop(name));
     assert_eq!(node.addresses("www.cdn.test", A, GERMAN), everyone, "nearest first, dead or not");
-    assert!(node.metric("nearside_dns_all_down_total", &["service=\"www\""]) >= 1.0);
+    assert!(node.metric("nearside_dns_all_down_total", &["service=\"www\"", "pop=\"fra\""]) >= 1.0);
+    node.wait_log("all down");
     let explained = explain(&fleet, &["--state-dir", fleet.path("state").to_str().unwrap()]);
     assert!(explained.contains("ALL DOWN"), "{explained}");
 }
@@ -173,8 +174,13 @@ fn good_edits_go_live_and_bad_ones_are_refused_with_their_place() {
     assert!(node.metric("nearside_node_reloads_refused_total", &[]) >= 2.0);
     assert_eq!(answered(), ["192.0.2.82".parse::<IpAddr>().unwrap()]);
     fleet.write_fleet("\n[service.other]\nchecks = []\n");
-    let counts_it = |text: String| text.contains("service=\"other\"");
-    eventually("the good fleet file", || counts_it(node.control("GET", "/metrics", "").1));
+    let bound = r#"names = { "@" = "www", "www" = "www", "static" = "other" }"#;
+    let text = std::fs::read_to_string(fleet.fleet_file()).unwrap();
+    let names = text.lines().find(|line| line.starts_with("names")).unwrap();
+    fleet.write_zone_without_static(11);
+    replace(&fleet.fleet_file(), &text.replace(names, bound));
+    let fra = [fleet.pop("fra")];
+    eventually("the good fleet file", || node.addresses("static.cdn.test", A, GERMAN) == fra);
 }
 
 #[test]

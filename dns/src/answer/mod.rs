@@ -18,7 +18,7 @@ use nearside_zones::{NameBuf, Zones};
 use crate::{
     health::state::Moment,
     rrl::{Decision, Kind, Rrl},
-    steering::{Client, ServiceId, Steered, Table},
+    steering::{Client, PopId, ServiceId, Steered, Table},
     wire::{self, Ede, Edns, Message, Names, Opt, PLAIN_UDP_BYTES, Query, Rcode, Refusal, Reject, flags},
 };
 
@@ -162,6 +162,8 @@ pub struct Outcome {
     pub truncated: bool,
     /// Whether a service decided, and which.
     pub service: Option<ServiceId>,
+    /// The first PoP it named.
+    pub pop: Option<PopId>,
     /// Whether all PoPs of the service were down.
     pub all_down: bool,
     /// Whether the query carried a client subnet.
@@ -207,6 +209,7 @@ struct Reply {
     scope: u8,
     error: Option<(Ede, &'static str)>,
     service: Option<ServiceId>,
+    pop: Option<PopId>,
     all_down: bool,
     kind: Kind,
 }
@@ -220,6 +223,7 @@ impl Reply {
             scope: 0,
             error: None,
             service: None,
+            pop: None,
             all_down: false,
             kind: Kind::Error,
         }
@@ -348,6 +352,7 @@ fn outcome(bytes: usize, reply: &Reply, edns: Option<&Edns<'_>>) -> Outcome {
         verdict: reply.verdict,
         truncated: reply.truncated,
         service: reply.service,
+        pop: reply.pop,
         all_down: reply.all_down,
         client_subnet: edns.is_some_and(|edns| edns.client_subnet.is_some()),
     }

@@ -261,6 +261,12 @@ impl Answer<'_, '_> {
         };
         reply.scope = if self.empty_everywhere(&reply, service) { 0 } else { steered.scope };
         reply.service = Some(service);
+        reply.pop = match self.query.rtype {
+            Rtype::A => v4.pops.first(),
+            Rtype::AAAA => v6.pops.first(),
+            _ => v4.pops.first().or(v6.pops.first()),
+        }
+        .copied();
         reply.all_down = basis == Basis::AllDown;
         if reply.all_down {
             reply.error = Some((Ede::Other, "no PoP of this service is healthy"));

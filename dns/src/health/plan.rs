@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use nearside_fleet::config::{Check, Config, Id, Pop, ProbeFamily, Service, Strategy};
+use nearside_fleet::config::{AllDown, Check, Config, Id, Pop, ProbeFamily, Service, Strategy};
 
 use super::probe::{Prober, ProberError};
 
@@ -92,11 +92,14 @@ impl Plan {
     }
 }
 
-/// Every PoP a service may name because it is healthy.
-fn pops_of(service: &Service) -> BTreeSet<&Id> {
+/// Every PoP a service may name.
+pub fn pops_of(service: &Service) -> BTreeSet<&Id> {
     let mut pops: BTreeSet<&Id> = service.pops.iter().collect();
     if let Strategy::Rules(rules) = &service.strategy {
         pops.extend(rules.iter().flat_map(|rule| &rule.pops));
+    }
+    if let AllDown::Pops(others) = &service.all_down {
+        pops.extend(others);
     }
     pops
 }

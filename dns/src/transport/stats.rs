@@ -23,12 +23,19 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter},
 };
 
-use super::batch;
-use crate::answer::{Outcome, Verdict};
+use nearside_fleet::config::Config;
 
-/// Services whose answers are counted apart, over the life of the process: those of the fleet file and
-/// those that reloads took away. Past it, answers are counted under the last slot, named `other`.
-pub const SLOTS: usize = 256;
+use super::batch;
+use crate::{
+    answer::{Outcome, Verdict},
+    health::plan,
+    steering::{PopId, ServiceId},
+};
+
+/// Pairs of service and PoP whose answers are counted apart, over the life of the process: those of the
+/// fleet file and those that reloads took away. 64 KiB per worker. Past it, answers are counted under the
+/// last slot, named `other`.
+pub const SLOTS: usize = 4096;
 
 /// Every verdict, in the order of the enum: the index of its counter.
 const VERDICTS: [Verdict; 14] = [
@@ -75,7 +82,7 @@ pub struct Counters {
     client_subnet: AtomicU64,
     lost: AtomicU64,
     panics: AtomicU64,
-    services: [AtomicU64; SLOTS],
+    tailored: [AtomicU64; SLOTS],
     all_down: [AtomicU64; SLOTS],
 }
 
@@ -87,7 +94,7 @@ impl Default for Counters {
             client_subnet: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             panics: AtomicU64::new(0),
-            services: [const { AtomicU64::new(0) }; SLOTS],
+            tailored: [const { AtomicU64::new(0) }; SLOTS],
             all_down: [const { AtomicU64::new(0) }; SLOTS],
         }
     }
@@ -96,7 +103,7 @@ impl Default for Counters {
 impl Counters {
     /// Counts one query. `slots` are the view's.
     #[inline]
-    pub fn count(&self, outcome: &Outcome, slots: &[usize]) {
+    pub fn count(&self, outcome: &Outcome, slots: &SlotTable) {
         add(&self.verdicts[outcome.verdict as usize], 1);
         if outcome.truncated {
             add(&self.truncated, 1);
@@ -104,9 +111,8 @@ impl Counters {
         if outcome.client_subnet {
             add(&self.client_subnet, 1);
         }
-        let slot = outcome.service.and_then(|service| slots.get(service.0 as usize));
-        if let Some(&slot) = slot {
-            add(&self.services[slot], 1);
+        if let Some(slot) = outcome.service.and_then(|service| slots.of(service, outcome.pop)) {
+            add(&self.tailored[slot], 1);
             if outcome.all_down {
                 add(&self.all_down[slot], 1);
             }
@@ -159,8 +165,25 @@ pub struct Stats {
 
 #[derive(Default)]
 struct Slots {
-    names: Vec<String>,
-    by_name: HashMap<String, usize>,
+    labels: Vec<(String, String)>,
+    by_label: HashMap<(String, String), usize>,
+}
+
+/// Where each pair of service and PoP is counted under one configuration.
+#[derive(Debug, Default)]
+pub struct SlotTable {
+    /// Service by service; in each, every PoP, then the answers without one.
+    slots: Box<[usize]>,
+    /// Slots of one service.
+    stride: usize,
+}
+
+impl SlotTable {
+    #[inline]
+    fn of(&self, service: ServiceId, pop: Option<PopId>) -> Option<usize> {
+        let pop = pop.map_or(self.stride.wrapping_sub(1), |pop| pop.0 as usize);
+        self.slots.get(service.0 as usize * self.stride + pop).copied()
+    }
 }
 
 impl Stats {
@@ -176,10 +199,19 @@ impl Stats {
         Arc::clone(&self.stream)
     }
 
-    /// The slot of each service, the same for the same name as long as the process lives.
-    pub fn slots<'a>(&self, services: impl IntoIterator<Item = &'a String>) -> Box<[usize]> {
+    /// The slots of a configuration, the same for the same names as long as the process lives.
+    pub fn slots(&self, config: &Config) -> SlotTable {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        services.into_iter().map(|name| slots.of(name)).collect()
+        let mut table = Vec::new();
+        for (name, service) in &config.services {
+            let named = config.pops.keys().map(|pop| {
+                // A PoP the service can't name takes no slot of its own.
+                if plan::pops_of(service).contains(pop) { slots.of(name, pop) } else { SLOTS - 1 }
+            });
+            table.extend(named.collect::<Vec<_>>());
+            table.push(slots.of(name, "none"));
+        }
+        SlotTable { slots: table.into(), stride: config.pops.len() + 1 }
     }
 
     /// Forgets the sockets, so that they can close.
@@ -189,21 +221,22 @@ impl Stats {
 }
 
 impl Slots {
-    fn of(&mut self, name: &str) -> usize {
-        if let Some(&slot) = self.by_name.get(name) {
+    fn of(&mut self, service: &str, pop: &str) -> usize {
+        let label = (service.to_owned(), pop.to_owned());
+        if let Some(&slot) = self.by_label.get(&label) {
             return slot;
         }
-        let slot = self.names.len();
+        let slot = self.labels.len();
         if slot >= SLOTS - 1 {
             return SLOTS - 1;
         }
-        self.names.push(name.to_owned());
-        self.by_name.insert(name.to_owned(), slot);
+        self.labels.push(label.clone());
+        self.by_label.insert(label, slot);
         slot
     }
 
-    fn name(&self, slot: usize) -> &str {
-        self.names.get(slot).map_or("other", String::as_str)
+    fn label(&self, slot: usize) -> (&str, &str) {
+        self.labels.get(slot).map_or(("other", "other"), |(service, pop)| (service, pop))
     }
 }
 
@@ -264,16 +297,22 @@ impl Collector for Sums {
         let slots = stats.slots.lock().unwrap_or_else(PoisonError::into_inner);
         type Slot = fn(&Counters) -> &[AtomicU64; SLOTS];
         let tailored: [(&str, &str, Slot); 2] = [
-            ("tailored", "Answers a service decided", |counters| &counters.services),
+            ("tailored", "Answers a service decided, by the first PoP they name", |counters| {
+                &counters.tailored
+            }),
             ("all_down", "Tailored answers while every PoP was down", |counters| &counters.all_down),
         ];
         for (name, help, field) in tailored {
             let mut metric = encoder.encode_descriptor(name, help, None, counter)?;
             // The last slot holds what found no slot of its own.
-            let used = if slots.names.len() >= SLOTS - 1 { SLOTS } else { slots.names.len() };
-            for slot in 0..used {
+            for slot in (0..slots.labels.len()).chain([SLOTS - 1]) {
+                let (service, pop) = slots.label(slot);
                 for (transport, value) in sum(&|counters| &field(counters)[slot]) {
-                    write(&mut metric, &[("service", slots.name(slot)), ("transport", transport)], value)?;
+                    // What never happened takes no line: services × PoPs are many.
+                    if value > 0 {
+                        let labels = [("service", service), ("pop", pop), ("transport", transport)];
+                        write(&mut metric, &labels, value)?;
+                    }
                 }
             }
         }
@@ -302,7 +341,7 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::steering::ServiceId;
+    use crate::view::sample;
 
     fn outcome(verdict: Verdict, service: Option<u32>) -> Outcome {
         Outcome {
@@ -310,6 +349,7 @@ mod tests {
             verdict,
             truncated: true,
             service: service.map(ServiceId),
+            pop: service.map(|_| PopId(1)),
             all_down: true,
             client_subnet: true,
         }
@@ -327,9 +367,16 @@ mod tests {
         let stats = Arc::new(Stats::default());
         let socket = || UdpSocket::bind("127.0.0.1:0").unwrap();
         let workers = [stats.worker(socket()), stats.worker(socket())];
-        let before = stats.slots(&["gone".to_owned(), "www".to_owned()]);
-        let slots = stats.slots(&["www".to_owned()]);
-        assert_eq!((&*before, &*slots), (&[0, 1][..], &[1][..]));
+        let mut config = (*sample::view().base.config).clone();
+        let service = config.services["www"].clone();
+        config.services.insert("gone".into(), service);
+        stats.slots(&config);
+        config.services.remove("gone");
+        let slots = stats.slots(&config);
+        assert_eq!(
+            (slots.of(ServiceId(0), Some(PopId(1))), slots.of(ServiceId(0), None)),
+            (Some(4), Some(5))
+        );
         for worker in &workers {
             worker.count(&outcome(Verdict::NoError, Some(0)), &slots);
         }
@@ -341,8 +388,8 @@ mod tests {
         for line in [
             r#"queries_total{transport="udp",outcome="answer",rcode="NOERROR"} 2"#,
             r#"queries_total{transport="tcp",outcome="no_name",rcode="NXDOMAIN"} 1"#,
-            r#"tailored_total{service="www",transport="udp"} 2"#,
-            r#"all_down_total{service="www",transport="udp"} 2"#,
+            r#"tailored_total{service="www",pop="nyc",transport="udp"} 2"#,
+            r#"all_down_total{service="www",pop="nyc",transport="udp"} 2"#,
             r#"dropped_by_kernel_total{transport="udp"} 0"#,
             "connections_open 0",
         ] {
@@ -351,11 +398,12 @@ mod tests {
     }
 
     #[test]
-    fn services_past_the_slots_are_counted_together() {
-        let stats = Stats::default();
-        let names: Vec<String> = (0..SLOTS + 10).map(|n| n.to_string()).collect();
-        let slots = stats.slots(&names);
-        assert_eq!(slots[SLOTS - 2], SLOTS - 2);
-        assert!(slots[SLOTS - 1..].iter().all(|&slot| slot == SLOTS - 1));
+    fn pairs_past_the_slots_are_counted_together() {
+        let mut slots = Slots::default();
+        for number in 0..SLOTS - 1 {
+            assert_eq!(slots.of("www", &number.to_string()), number);
+        }
+        assert_eq!(slots.of("www", "one more"), SLOTS - 1);
+        assert_eq!((slots.of("www", "7"), slots.label(SLOTS - 1)), (7, ("other", "other")));
     }
 }

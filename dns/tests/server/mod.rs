@@ -174,11 +174,19 @@ names = {{ "@" = "www", "www" = "www" }}
         replace(&self.path("cdn.test.zone"), &text);
     }
 
+    /// Writes the zone without that name.
+    pub fn write_zone_without_static(&self, serial: u32) {
+        self.write_zone("192.0.2.1", serial);
+        let path = self.path("cdn.test.zone");
+        let text = fs::read_to_string(&path).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with("static")).collect();
+        replace(&path, &(kept.join("\n") + "\n"));
+    }
+
     /// Starts the server and waits until it says that it serves.
     pub fn start(&self) -> Node {
         let node = self.spawn();
         node.wait_log("serving DNS over UDP and TCP");
-        node.wait_log("control on");
         node
     }
 
@@ -281,7 +289,13 @@ impl Node {
 
     /// One request through the control socket: status and body.
     pub fn control(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = UnixStream::connect(&self.socket).unwrap();
+        // The doors open after the server began to answer.
+        let mut connected = None;
+        eventually("a control socket", || {
+            connected = UnixStream::connect(&self.socket).ok();
+            connected.is_some()
+        });
+        let mut stream = connected.unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(
             stream,
