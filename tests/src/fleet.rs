@@ -1,7 +1,7 @@
 //! A whole fleet on loopback: two DNS nodes, three PoPs, an origin, files to edit.
 //!
 //! Every fleet has its own block of addresses and its own directory, so fleets run beside each other.
-//! Nodes are standalone until [`Fleet::enrol`]: then home governs them.
+//! Nodes are standalone unless the fleet is [`Fleet::governed`] by home.
 
 use std::{
     collections::BTreeMap,
@@ -112,6 +112,55 @@ impl Fleet {
             self.wait_serving(name);
         }
         self.wait_all_up();
+    }
+
+    /// A fleet governed by home: identities made and copied, the controller running, every node at a snapshot.
+    ///
+    /// # Panics
+    /// Where `nearside init` fails.
+    pub fn governed() -> Self {
+        let mut fleet = Self::new();
+        let init = fleet.nearside(&["init"]);
+        assert_eq!(init.code, Some(0), "{init:?}");
+        for (node, _) in POPS.into_iter().chain(DNS) {
+            let to = fleet.state_dir(node).join("identity");
+            fs::create_dir_all(&to).expect("a directory");
+            for entry in
+                fs::read_dir(fleet.state_dir("home").join("identities").join(node)).expect("an identity")
+            {
+                let entry = entry.expect("an entry");
+                fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+            }
+        }
+        fleet.start_controller();
+        fleet.start_nodes();
+        for (node, _) in POPS.into_iter().chain(DNS) {
+            fleet.wait_status(node, "follows home", |status| status["serving"]["source"] == "snapshot");
+        }
+        fleet
+    }
+
+    /// Starts the controller.
+    pub fn start_controller(&mut self) {
+        let mut command = Command::new(process::binary("nearside-controller"));
+        command
+            .arg("serve")
+            .arg("--fleet")
+            .arg(self.fleet_file())
+            .arg("--state-dir")
+            .arg(self.state_dir("home"));
+        self.run("controller", &mut command);
+        wait::until("the controller answers", SOON, || {
+            let status = self.nearside(&["status"]);
+            if status.code == Some(0) { Ok(()) } else { Err(format!("{status:?}")) }
+        });
+    }
+
+    /// Runs the operator's command line at home.
+    pub fn nearside(&self, arguments: &[&str]) -> Finished {
+        let mut command = Command::new(process::binary("nearside"));
+        command.args(arguments).arg("--fleet").arg(self.fleet_file());
+        process::run(command.arg("--state-dir").arg(self.state_dir("home")))
     }
 
     /// Waits until both DNS nodes hand out every PoP to its own neighbours.

@@ -1,0 +1,166 @@
+//! Home: what it publishes is live everywhere, what it purges is gone everywhere, and nobody needs it to serve.
+
+use std::time::Duration;
+
+use nearside_tests::{
+    fleet::{Fleet, POPS, SOON},
+    process, wait,
+};
+
+#[test]
+fn good_edits_are_published_bad_ones_stay_at_home_with_their_place() {
+    let fleet = Fleet::governed();
+    let two = Duration::from_secs(2);
+    fleet.edit(&fleet.zone_file(), "192.0.2.80", "192.0.2.81");
+    for server in ["ns1", "ns2"] {
+        wait::until("the edit is live", two, || {
+            let answer = fleet.dig(server, "static.cdn.test A");
+            if answer.data("A") == ["192.0.2.81"] { Ok(()) } else { Err(answer.text) }
+        });
+    }
+    let before = fleet.status("ns1")["serving"]["snapshot"].as_u64().unwrap();
+
+    fleet.edit(&fleet.zone_file(), "192.0.2.81", "192.0.2.999");
+    let refused = fleet.nearside(&["publish"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    let told = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(told.contains("cdn.test.zone:10:"), "{told}");
+    assert_eq!(fleet.status("ns1")["serving"]["snapshot"].as_u64(), Some(before));
+    assert_eq!(fleet.dig("ns1", "static.cdn.test A").data("A"), ["192.0.2.81"]);
+
+    fleet.edit(&fleet.zone_file(), "192.0.2.999", "192.0.2.82");
+    fleet.wait_status("ns1", "has the mended zone", |status| {
+        status["serving"]["snapshot"].as_u64().is_some_and(|number| number > before)
+    });
+}
+
+#[test]
+fn a_purge_is_a_miss_at_every_pop() {
+    let fleet = Fleet::governed();
+    for (pop, _) in POPS {
+        for path in ["/hello", "/other"] {
+            fleet.http(pop, path).send();
+            assert_eq!(fleet.http(pop, path).send().header("x-cache-status"), "HIT");
+        }
+    }
+    let purge = fleet.nearside(&["purge", "http://www.cdn.test:8080/hello"]);
+    assert_eq!(purge.code, Some(0), "{purge:?}");
+    for (pop, _) in POPS {
+        assert_eq!(fleet.http(pop, "/hello").send().header("x-cache-status"), "MISS", "{pop}");
+        assert_eq!(
+            fleet.http(pop, "/other").send().header("x-cache-status"),
+            "HIT",
+            "{pop}: only what was named"
+        );
+    }
+    assert_eq!(fleet.nearside(&["purge", "--all"]).code, Some(0));
+    for (pop, _) in POPS {
+        assert_eq!(fleet.http(pop, "/other").send().header("x-cache-status"), "MISS", "{pop}");
+    }
+}
+
+#[test]
+fn a_purge_missed_while_away_is_made_up_for() {
+    let mut fleet = Fleet::governed();
+    fleet.http("fra", "/hello").send();
+    fleet.process("fra").signal("TERM");
+    fleet.process("fra").wait_end(SOON * 2);
+    let purge = fleet.nearside(&["purge", "http://www.cdn.test:8080/hello"]);
+    assert_eq!(purge.code, Some(1), "one PoP did not acknowledge: {purge:?}");
+    assert!(purge.stdout.contains("fra"), "{purge:?}");
+    fleet.start("fra");
+    fleet.wait_serving("fra");
+    wait::until("the purge is replayed", SOON, || {
+        let status = fleet.nearside(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap_or_default();
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let node = nodes.into_iter().find(|node| node["node"] == "fra").unwrap_or_default();
+        if node["purges"] == status["purges"] && node["phase"] == "current" {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    });
+    assert_eq!(fleet.http("fra", "/hello").send().header("x-cache-status"), "MISS");
+}
+
+#[test]
+fn home_may_be_dark() {
+    let mut fleet = Fleet::governed();
+    fleet.process("controller").kill();
+    // Reboots without home: everything comes from what was accepted.
+    for node in ["ns1", "fra"] {
+        fleet.process(node).kill();
+        fleet.start(node);
+        fleet.wait_serving(node);
+        fleet.wait_status(node, "serves the accepted snapshot", |status| {
+            status["serving"]["source"] == "snapshot"
+        });
+    }
+    fleet.wait_all_up();
+    assert_eq!(fleet.https("fra", "/hello").send().status, 200);
+    // An enrolled node does not follow its local file.
+    fleet.edit(&fleet.zone_file(), "192.0.2.80", "192.0.2.90");
+    fleet.process("ns1").wait_for("is ignored: this node is enrolled", SOON);
+    assert_eq!(fleet.dig("ns1", "static.cdn.test A").data("A"), ["192.0.2.80"]);
+    assert_eq!(fleet.nearside(&["status"]).code, Some(3), "nobody to ask");
+    // Home returns, and so does its newest state.
+    fleet.start_controller();
+    wait::until("home catches up", SOON, || {
+        let answer = fleet.dig("ns1", "static.cdn.test A");
+        if answer.data("A") == ["192.0.2.90"] { Ok(()) } else { Err(answer.text) }
+    });
+}
+
+#[test]
+fn a_drained_pop_leaves_the_answers_and_comes_back() {
+    let fleet = Fleet::governed();
+    assert_eq!(fleet.nearside(&["drain", "fra"]).code, Some(0));
+    for server in ["ns1", "ns2"] {
+        fleet.wait_steered(server, "91.64.0.0/16", "nyc");
+    }
+    let explained = fleet.nearside(&["explain", "www.cdn.test", "A", "--client", "91.64.1.2"]);
+    assert_eq!(explained.code, Some(0), "{explained:?}");
+    assert!(explained.stdout.contains("drain"), "{explained:?}");
+    assert_eq!(fleet.nearside(&["undrain", "fra"]).code, Some(0));
+    fleet.wait_all_up();
+}
+
+#[test]
+fn the_control_listener_takes_nothing_from_strangers() {
+    let fleet = Fleet::governed();
+    let url = format!("https://{}:8953/v1/status", fleet.address("fra"));
+    let without = process::run(std::process::Command::new("curl").args(["-sk", "--max-time", "5", &url]));
+    assert_ne!(without.code, Some(0), "no client certificate, no answer: {without:?}");
+    let identity = fleet.state_dir("ns1").join("identity");
+    let name = format!("fra.node.nearside.internal:8953:{}", fleet.address("fra"));
+    let ask = |method: &str, path: &str| {
+        process::run(
+            std::process::Command::new("curl")
+                .args([
+                    "-s",
+                    "--max-time",
+                    "5",
+                    "-o",
+                    "/dev/null",
+                    "-w",
+                    "%{http_code}",
+                    "-X",
+                    method,
+                    "--resolve",
+                    &name,
+                ])
+                .arg("--cacert")
+                .arg(identity.join("ca.pem"))
+                .arg("--cert")
+                .arg(identity.join("cert.pem"))
+                .arg("--key")
+                .arg(identity.join("key.pem"))
+                .arg(format!("https://fra.node.nearside.internal:8953{path}")),
+        )
+        .stdout
+    };
+    assert_eq!(ask("GET", "/v1/status"), "200", "a node may read");
+    assert_eq!(ask("POST", "/v1/purges"), "403", "a node may not change");
+    assert_eq!(ask("POST", "/v1/snapshots"), "403", "a node may not publish");
+}
