@@ -1,14 +1,108 @@
 //! The edge's own endpoints on the control listener: what is cached, and purges.
 
 use http::{StatusCode, Uri};
+use nearside_fleet::{
+    config::QueryKey,
+    purge::{Acknowledged, Mode, PURGES_MAX, Purge, Purges, Scope, TEXT_BYTES_MAX},
+};
 use nearside_node::{ControlRequest, ControlResponse};
 use serde_json::json;
 
 use crate::{
     cache::Extent,
     policy::{CacheKey, Target, Timestamp},
+    purge::{self, Order, PurgeError},
     request::Edge,
 };
+
+/// `POST /v1/purges`: answers once all of them are in force and journaled.
+pub async fn purge(edge: &Edge, request: &ControlRequest, now: Timestamp) -> ControlResponse {
+    let Purges { purges } = match request.json() {
+        Ok(purges) => purges,
+        Err(response) => return response,
+    };
+    if purges.len() > PURGES_MAX {
+        let message = format!("{} purges in one message; at most {PURGES_MAX}", purges.len());
+        return ControlResponse::error(StatusCode::PAYLOAD_TOO_LARGE, message);
+    }
+    for asked in purges {
+        let order = match order(edge, asked) {
+            Ok(order) => order,
+            Err(response) => return response,
+        };
+        tracing::info!(scope = ?order.scope, kind = ?order.kind, sequence = order.sequence, "purge");
+        if let Err(error) = edge.cache.purge(order, now).await {
+            let status = match error {
+                PurgeError::NotDurable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                PurgeError::TooFarAhead { .. } => StatusCode::CONFLICT,
+                PurgeError::NotAKey(_) => StatusCode::BAD_REQUEST,
+            };
+            tracing::error!(%error, "purge not acknowledged");
+            return ControlResponse::error(status, error);
+        }
+    }
+    ControlResponse::ok(&Acknowledged { through: edge.cache.purge_sequence() })
+}
+
+/// A purge as the fleet says it, as the store does it.
+fn order(edge: &Edge, asked: Purge) -> Result<Order, ControlResponse> {
+    let Purge { sequence, scope, mode } = asked;
+    let scope = match scope {
+        Scope::Url(url) => match key_of(edge, bounded(&url)?) {
+            Ok(key) => purge::Scope::Key(key.as_str().to_owned()),
+            Err(_) if sequence.is_some() => nothing(),
+            Err(response) => return Err(response),
+        },
+        Scope::Prefix(prefix) => match pattern_of(edge, bounded(&prefix)?) {
+            Ok((site, pattern)) => purge::Scope::Pattern { site, pattern },
+            Err(_) if sequence.is_some() => nothing(),
+            Err(response) => return Err(response),
+        },
+        Scope::Tag { tag, site } => purge::Scope::Tag { site, tag: bounded(&tag)?.to_owned() },
+        Scope::Site(site) => purge::Scope::Site(site),
+        Scope::All => purge::Scope::All,
+    };
+    let kind = match mode {
+        Mode::Hard => purge::Kind::Hard,
+        Mode::Soft => purge::Kind::Soft,
+    };
+    Ok(Order { scope, kind, sequence })
+}
+
+/// A purge of the fleet for a host that no site here serves (any more): nothing is stored of it, but its
+/// number has to be acknowledged, or all later ones would wait for it.
+fn nothing() -> purge::Scope {
+    purge::Scope::Site(String::new())
+}
+
+fn bounded(text: &str) -> Result<&str, ControlResponse> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Ok(text);
+    }
+    let message = format!("{} bytes; at most {TEXT_BYTES_MAX}", text.len());
+    Err(ControlResponse::error(StatusCode::BAD_REQUEST, message))
+}
+
+/// The site and the pattern over `host/path?query` of a prefix such as `https://host/path`.
+fn pattern_of(edge: &Edge, prefix: &str) -> Result<(String, String), ControlResponse> {
+    let fail = |status, reason: String| Err(ControlResponse::error(status, reason));
+    let rest = prefix.split_once("://").map_or(prefix, |(_, rest)| rest);
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.split(':').next().unwrap_or(host).to_ascii_lowercase();
+    let Some(site) = edge.sites.load().find(&host).cloned() else {
+        return fail(
+            StatusCode::NOT_FOUND,
+            format!("no site serves {host:?}: a prefix begins with scheme and host"),
+        );
+    };
+    let (path, query) = match path.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path, None),
+    };
+    // The same spelling as keys have; whether a query is keyed does not matter to a prefix of it.
+    let target = Target::new(&host, path, query, &QueryKey::Keep);
+    Ok((site.name.clone(), format!("{}{}*", target.host(), target.path_and_query())))
+}
 
 /// Where a URL is kept: the site that serves its host, and the key there.
 fn key_of(edge: &Edge, url: &str) -> Result<CacheKey, ControlResponse> {

@@ -249,6 +249,7 @@ impl Daemon for EdgeDaemon {
             return ControlResponse::error(StatusCode::SERVICE_UNAVAILABLE, "starting");
         };
         match (&asked.method, asked.path.as_str()) {
+            (&Method::POST, "/v1/purges") => control::purge(&running.edge, &asked, request::now()).await,
             (&Method::GET, "/v1/cached") => control::cached(&running.edge, &asked, request::now()).await,
             _ => ControlResponse::not_found(),
         }

@@ -27,7 +27,7 @@ pub enum Gated {
     /// Goes on: to this site, asked for by this host.
     Pass(Arc<Site>, String),
     /// Answered here.
-    Answered(Answer),
+    Answered(Box<Answer>),
 }
 
 /// Receives a request head.
@@ -40,7 +40,7 @@ pub fn receive<B>(edge: &Edge, client: &Client, request: &Request<B>) -> Result<
         return Err(Refusal::TargetTooLong);
     }
     if uri.path() == HEALTH_PATH {
-        return Ok(Gated::Answered(health(edge, request.method())));
+        return Ok(Gated::Answered(Box::new(health(edge, request.method()))));
     }
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Refusal::Method);
@@ -48,7 +48,7 @@ pub fn receive<B>(edge: &Edge, client: &Client, request: &Request<B>) -> Result<
     let host = host(request)?;
     if uri.path() == "*" {
         return match *request.method() {
-            Method::OPTIONS => Ok(Gated::Answered(options())),
+            Method::OPTIONS => Ok(Gated::Answered(Box::new(options()))),
             _ => Err(Refusal::BadTarget),
         };
     }

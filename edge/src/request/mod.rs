@@ -185,7 +185,7 @@ pub async fn handle(
     let started = Instant::now();
     let (site, host) = match gate::receive(edge, client, &request) {
         Ok(Gated::Pass(site, host)) => (site, host),
-        Ok(Gated::Answered(answer)) => return Ok(finish_local(edge, client, &request, answer, started)),
+        Ok(Gated::Answered(answer)) => return Ok(finish_local(edge, client, &request, *answer, started)),
         Err(refusal) => {
             return Ok(finish_local(edge, client, &request, refusal.answer(), started));
         }

@@ -89,16 +89,22 @@ impl Origin {
     }
 
     /// Answers every connection with these bytes once a request head has come, then closes it.
-    pub async fn raw(answer: impl Into<Vec<u8>>) -> Origin {
+    pub async fn raw(answer: &str) -> Origin {
+        Origin::raw_in_turn(&[answer]).await
+    }
+
+    /// As [`Origin::raw`], with the next answer for each connection; the last one stays.
+    pub async fn raw_in_turn(answers: &[&str]) -> Origin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, connections) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (counted, opened) = (requests.clone(), connections.clone());
-        let answer = answer.into();
+        let answers: Vec<Vec<u8>> = answers.iter().map(|answer| answer.as_bytes().to_vec()).collect();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                opened.fetch_add(1, Ordering::SeqCst);
-                let (counted, answer) = (counted.clone(), answer.clone());
+                let number = opened.fetch_add(1, Ordering::SeqCst) as usize;
+                let answer = answers[number.min(answers.len() - 1)].clone();
+                let counted = counted.clone();
                 tokio::spawn(async move {
                     let mut head = Vec::new();
                     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -259,6 +265,11 @@ impl Edge {
 
     fn address(&self, speaks: Speaks) -> SocketAddr {
         self.daemon.listening().into_iter().find(|&(_, spoken)| spoken == speaks).unwrap().0
+    }
+
+    /// Lets go of the edge and keeps its directory, for another one to start from.
+    pub async fn into_dir(self) -> TempDir {
+        self.dir
     }
 
     /// Where plain HTTP is spoken.
