@@ -8,7 +8,7 @@
 //! only then octet by octet. Compression ignores case, as the protocol does.
 
 use nearside_zones::{
-    NameBuf, RrSet, Rtype,
+    RrSet, Rtype,
     record::{self, Embedded},
 };
 
@@ -16,6 +16,8 @@ use super::{Ede, Edns, HEADER_BYTES, Rcode, edns::option, flags};
 
 /// Names remembered for compression. An answer names few; past this, names are written in full.
 const NAMES_MAX: usize = 48;
+/// Labels of a name that takes part in compression; longer names are rare and written in full.
+const TAILS_MAX: usize = 16;
 /// Highest offset a pointer can hold (RFC 1035 section 4.1.4).
 const POINTER_MAX: usize = 0x3fff;
 /// Offset of the question's name.
@@ -305,8 +307,7 @@ impl<'m> Message<'m> {
         self.put(before)?;
         let mut at = None;
         for _ in 0..embedded.names {
-            let mut name = NameBuf::new();
-            let length = name.set(rest).map_err(|_| Full)?;
+            let length = name_bytes(rest).ok_or(Full)?;
             at = self.name(&rest[..length])?;
             rest = &rest[length..];
         }
@@ -323,32 +324,32 @@ impl<'m> Message<'m> {
             return Ok(u16::try_from(at).ok().filter(|at| usize::from(*at) <= POINTER_MAX));
         }
         if let Some(question) = self.question.take() {
-            self.remember(question, HEADER_BYTES, question.len());
+            let mut hashes = [0u32; TAILS_MAX];
+            let labels = tail_hashes(question, &mut hashes);
+            self.remember(question, &hashes[..labels], HEADER_BYTES, question.len());
         }
         let start = self.at;
-        let mut hashes = [0u32; nearside_zones::name::LABELS_MAX + 1];
-        let labels = suffix_hashes(wire, &mut hashes);
+        let mut hashes = [0u32; TAILS_MAX];
+        let labels = tail_hashes(wire, &mut hashes);
         let mut position = 0;
         for hash in &hashes[..labels] {
             if let Some(offset) = self.find(&wire[position..], *hash) {
                 self.put(&wire[..position])?;
                 self.put(&(0xc000 | offset).to_be_bytes())?;
-                self.remember(wire, start, position);
+                self.remember(wire, &hashes[..labels], start, position);
                 return Ok(if position == 0 { Some(offset) } else { pointable(start) });
             }
             position += 1 + usize::from(wire[position]);
         }
         self.put(wire)?;
-        self.remember(wire, start, wire.len());
+        self.remember(wire, &hashes[..labels], start, wire.len());
         Ok(pointable(start))
     }
 
     /// Notes the tails of a name that start in its first `fresh` octets, written at `start`.
-    fn remember(&mut self, wire: &[u8], start: usize, fresh: usize) {
-        let mut hashes = [0u32; nearside_zones::name::LABELS_MAX + 1];
-        let labels = suffix_hashes(wire, &mut hashes);
+    fn remember(&mut self, wire: &[u8], hashes: &[u32], start: usize, fresh: usize) {
         let mut position = 0;
-        for hash in &hashes[..labels] {
+        for hash in hashes {
             let (Some(offset), true) = (pointable(start + position), position < fresh) else { return };
             let Some(slot) = self.names.known.get_mut(self.names.count) else { return };
             *slot = Known { hash: *hash, offset, length: (wire.len() - position) as u16 };
@@ -516,16 +517,29 @@ fn pointable(offset: usize) -> Option<u16> {
     u16::try_from(offset).ok().filter(|offset| usize::from(*offset) <= POINTER_MAX)
 }
 
-/// Hash of every tail of a name, from the whole name on. Returns how many labels it has.
-fn suffix_hashes(wire: &[u8], hashes: &mut [u32; nearside_zones::name::LABELS_MAX + 1]) -> usize {
-    let mut starts = [0u8; nearside_zones::name::LABELS_MAX + 1];
+/// Octets of the uncompressed name at the start of `octets`.
+fn name_bytes(octets: &[u8]) -> Option<usize> {
+    let mut position = 0;
+    loop {
+        let length = usize::from(*octets.get(position)?);
+        position += 1 + length;
+        if length == 0 {
+            return Some(position);
+        }
+    }
+}
+
+/// Hash of every tail of a name, from the whole name on. Returns how many there are: none for a
+/// name of more than [`TAILS_MAX`] labels.
+fn tail_hashes(wire: &[u8], hashes: &mut [u32; TAILS_MAX]) -> usize {
+    let mut starts = [0u8; TAILS_MAX];
     let mut labels = 0;
     let mut position = 0;
     while let Some(&length) = wire.get(position)
         && length != 0
-        && labels < starts.len()
     {
-        starts[labels] = position as u8;
+        let Some(slot) = starts.get_mut(labels) else { return 0 };
+        *slot = position as u8;
         labels += 1;
         position += 1 + usize::from(length);
     }
@@ -533,8 +547,9 @@ fn suffix_hashes(wire: &[u8], hashes: &mut [u32; nearside_zones::name::LABELS_MA
     for index in (0..labels).rev() {
         let start = usize::from(starts[index]);
         let end = (start + 1 + usize::from(wire[start])).min(wire.len());
+        // FNV-1a with the case bit of letters folded away; other octets may collide, hashes may.
         for byte in &wire[start..end] {
-            hash = (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193);
+            hash = (hash ^ u32::from(byte | 0x20)).wrapping_mul(0x0100_0193);
         }
         hashes[index] = hash;
     }
