@@ -14,7 +14,7 @@ use std::{
 use crate::{
     apply::Applier,
     args::{self, ServeArgs},
-    control::server::{OpenError, Server, SharedTls},
+    control::server::{self, OpenError, Server, SharedTls},
     daemon::{Context, Daemon, Listeners, StartError},
     desired::{Desired, Refusal, Source},
     enrolled::Enrolment,
@@ -34,8 +34,8 @@ use crate::{
 /// Threads of the control runtime. Data paths have their own; this one does probes, control and timers.
 const CONTROL_THREADS: usize = 2;
 
-/// From SIGTERM to the end, whatever is still under way. systemd's own patience is 90 s.
-pub const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// From SIGTERM to the end, whatever is still under way. Shorter than the units' `TimeoutStopSec`.
+pub const DRAIN_MAX: Duration = Duration::from_secs(25);
 
 /// The Unix door in the state directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
@@ -94,8 +94,12 @@ async fn run<D: Daemon>(
     version: &str,
     make: impl FnOnce(Context) -> Result<D, StartError>,
 ) -> Result<(), RunError> {
-    let signals = Signals::listen().map_err(RunError::Signals)?;
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let state = StateDir::open_or_warn(args.state_dir());
+    if let Some(state) = &state {
+        // Before anything is written there.
+        server::not_shared(&state.path(CONTROL_SOCKET)).await?;
+    }
     let kept = state.clone().and_then(|state| match Store::open(&state) {
         Ok(store) => Some((state, store)),
         Err(error) => {
@@ -113,23 +117,56 @@ async fn run<D: Daemon>(
         Arc::new(Snapshots::new(&args.node, kept.clone(), Arc::clone(&applier), Arc::clone(&enrolment)));
     let mut local = Local::new(args.fleet.clone(), kept.clone());
 
-    boot(&applier, &snapshots, &mut local, kept.as_ref()).await.map_err(RunError::NothingToServe)?;
-    Arc::clone(applier.daemon()).start().await?;
-    let listeners = listeners(&applier, &args.node).map_err(RunError::NothingToServe)?;
-    let routes = routes::Routes::new(
-        &args.node,
-        version,
-        Arc::clone(&applier),
-        Arc::clone(&enrolment),
-        Arc::clone(&snapshots),
-        metrics,
-    );
-    open_doors(listeners, state.as_ref(), routes, enrolment.tls()).await?;
+    let node = Node { args, version, state, kept, metrics, applier, enrolment, snapshots };
+    // A first state can take its time (a city database, a first round of checks); a stop does not wait for it.
+    tokio::select! {
+        up = node.come_up(&mut local) => up?,
+        () = stop_asked(&mut signals) => {
+            tracing::info!("stopped before it served");
+            return Ok(());
+        }
+    }
     tokio::spawn(ready::watchdog());
-    tokio::spawn(follow_identity(Arc::clone(&enrolment)));
+    tokio::spawn(follow_identity(Arc::clone(&node.enrolment)));
     ready::ready("serving");
-    follow(&applier, &snapshots, local, signals).await;
+    follow(&node.applier, &node.snapshots, local, signals).await;
     Ok(())
+}
+
+/// The parts of a node that come up together.
+struct Node<'a, D: Daemon> {
+    args: &'a ServeArgs,
+    version: &'a str,
+    state: Option<StateDir>,
+    kept: Option<(StateDir, Store)>,
+    metrics: Metrics,
+    applier: Arc<Applier<D>>,
+    enrolment: Arc<Enrolment>,
+    snapshots: Arc<Snapshots<D>>,
+}
+
+impl<D: Daemon> Node<'_, D> {
+    /// A first state, then the daemon, then the doors.
+    async fn come_up(&self, local: &mut Local) -> Result<(), RunError> {
+        let booted = boot(&self.applier, &self.snapshots, local, self.kept.as_ref()).await;
+        booted.map_err(RunError::NothingToServe)?;
+        let listeners = listeners(&self.applier, &self.args.node).map_err(RunError::NothingToServe)?;
+        Arc::clone(self.applier.daemon()).start().await?;
+        let routes = routes::Routes::new(
+            &self.args.node,
+            self.version,
+            Arc::clone(&self.applier),
+            Arc::clone(&self.enrolment),
+            Arc::clone(&self.snapshots),
+            self.metrics.clone(),
+        );
+        open_doors(listeners, self.state.as_ref(), routes, self.enrolment.tls()).await
+    }
+}
+
+/// Waits for SIGTERM or SIGINT. Cancel-safe.
+async fn stop_asked(signals: &mut Signals) {
+    while signals.next().await != Asked::Stop {}
 }
 
 fn listeners<D: Daemon>(applier: &Applier<D>, node: &str) -> Result<Listeners, Refusal> {
@@ -259,7 +296,11 @@ async fn follow<D: Daemon>(
             continue;
         }
         ready::reloading();
-        let result = local.apply(applier).await;
+        // What is being staged is dropped by a stop; a SIGHUP meanwhile is found by the next poll.
+        let result = tokio::select! {
+            result = local.apply(applier) => result,
+            () = stop_asked(&mut signals) => break,
+        };
         ready::ready(if result.is_ok() {
             "serving"
         } else {

@@ -153,9 +153,7 @@ impl Server {
     /// # Errors
     /// [`OpenError`].
     pub async fn unix(&self, path: &Path) -> Result<impl Future<Output = ()> + Send + 'static, OpenError> {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(OpenError::Shared(path.to_path_buf()));
-        }
+        not_shared(path).await?;
         let failed =
             |error: io::Error| OpenError::Bind(format!("can't listen on {}: {error}", path.display()));
         match std::fs::remove_file(path) {
@@ -299,6 +297,17 @@ impl Server {
                 Err(ControlResponse::error(StatusCode::REQUEST_TIMEOUT, "the body took too long"))
             }
         }
+    }
+}
+
+/// Makes sure that nobody answers on a Unix socket: a second node on the same state directory would.
+///
+/// # Errors
+/// [`OpenError::Shared`].
+pub async fn not_shared(path: &Path) -> Result<(), OpenError> {
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(OpenError::Shared(path.to_path_buf())),
+        Err(_) => Ok(()),
     }
 }
 
