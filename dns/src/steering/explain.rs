@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use nearside_fleet::config::Strategy;
+use nearside_fleet::config::{Match, Strategy};
 use nearside_geoip::{
     database::DatabaseError,
     geo::{Geo, Spot},
@@ -60,7 +60,7 @@ pub struct Explanation {
 pub struct MatchedRule {
     /// Its position, from 1.
     pub number: usize,
-    /// What it asks, as written in the configuration's own types.
+    /// What it asks: `continent AF or country IN`.
     pub when: String,
 }
 
@@ -173,7 +173,7 @@ impl Steering {
         let label = labels.iter().filter(|(net, _)| around(net)).map(|&(_, rule)| rule).min();
         let order = Order::new(&self.pops, service).ok()?;
         let number = order.rule(&Spot { place, label, ..Spot::default() })?;
-        let when: Vec<String> = rules[number].when.iter().map(|m| format!("{m:?}")).collect();
+        let when: Vec<String> = rules[number].when.iter().map(in_words).collect();
         Some(MatchedRule { number: number + 1, when: when.join(" or ") })
     }
 
@@ -203,5 +203,15 @@ impl Steering {
             ttl: chosen.ttl,
             basis: chosen.basis,
         }
+    }
+}
+
+fn in_words(condition: &Match) -> String {
+    match condition {
+        Match::Continent(code) => format!("continent {code}"),
+        Match::Country(code) => format!("country {code}"),
+        Match::Subdivision { country, subdivision } => format!("subdivision {country}-{subdivision}"),
+        Match::Asn(asn) => format!("AS{asn}"),
+        Match::Network(addr, len) => format!("network {addr}/{len}"),
     }
 }

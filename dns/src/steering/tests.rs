@@ -557,6 +557,9 @@ fn explains_what_the_query_path_does() {
                 let network: Prefix = "13.0.0.0/12".parse().unwrap();
                 let inside = network.contains(addr.parse().unwrap());
                 assert_eq!(inside, rule == Some(1), "{addr}");
+                if inside {
+                    assert_eq!(told.rule.as_ref().unwrap().when, "network 13.0.0.0/12");
+                }
             }
         }
     }
