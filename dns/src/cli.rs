@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    io::Write,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -20,7 +21,7 @@ use serde::Serialize;
 use crate::{
     explain::{self, AskError, Door, Question},
     server::Server,
-    stage::Stage,
+    stage::{Stage, Staged},
     steering::{self, HealthView},
     transport::stats::Stats,
     view::View,
@@ -177,10 +178,11 @@ fn run_explain(args: &ExplainArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let base = match Stage::default().build(&Arc::new(loaded.config), "explain", &Stats::default()) {
-        Ok(staged) => staged.base,
-        Err(refusal) => return fail_all(&refusal.reasons),
-    };
+    let Staged { base, plan, .. } =
+        match Stage::default().build(&Arc::new(loaded.config), "explain", &Stats::default()) {
+            Ok(staged) => staged,
+            Err(refusal) => return fail_all(&refusal.reasons),
+        };
     let door = match (&args.state_dir, args.control) {
         (_, Some(address)) => Some(Door::Control(address)),
         (Some(dir), None) => Some(Door::StateDir(dir.clone())),
@@ -192,7 +194,7 @@ fn run_explain(args: &ExplainArgs) -> ExitCode {
             eprintln!("error: {error}");
             return args::unreachable();
         }
-        None => (HealthView::default(), "nothing was probed: every PoP is taken to be up".to_owned()),
+        None => (plan.all_up(), "nothing was probed: every PoP is taken to be up".to_owned()),
     };
     let question = Question {
         name: args.name.clone(),
@@ -245,14 +247,16 @@ fn run_diff_geo(args: &DiffGeoArgs) -> ExitCode {
 }
 
 fn print<T: fmt::Display + Serialize>(value: &T, json: bool) -> ExitCode {
-    if !json {
-        print!("{value}");
-        return args::OK;
-    }
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => println!("{text}"),
-        Err(error) => return fail(&error),
-    }
+    let text = if json {
+        match serde_json::to_string_pretty(value) {
+            Ok(text) => text + "\n",
+            Err(error) => return fail(&error),
+        }
+    } else {
+        value.to_string()
+    };
+    // Whoever closed the pipe (`| head`) has read enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     args::OK
 }
 

@@ -171,7 +171,10 @@ fn good_edits_go_live_and_bad_ones_are_refused_with_their_place() {
     fleet.write_fleet("\n[service.other]\nstratgy = \"nearest\"\n");
     node.wait_log("strategy");
     assert!(node.log().contains("nearside.toml:"), "{}", node.log());
-    assert!(node.metric("nearside_node_reloads_refused_total", &[]) >= 2.0);
+    std::fs::write(fleet.path("cut.mmdb"), b"half a database").unwrap();
+    fleet.write_fleet("\n[geoip]\ndatabases = \"cut.mmdb\"\n");
+    node.wait_log("cut.mmdb");
+    assert!(node.metric("nearside_node_reloads_refused_total", &[]) >= 3.0);
     assert_eq!(answered(), ["192.0.2.82".parse::<IpAddr>().unwrap()]);
     fleet.write_fleet("\n[service.other]\nchecks = []\n");
     let bound = r#"names = { "@" = "www", "www" = "www", "static" = "other" }"#;

@@ -143,6 +143,10 @@ fn write_without(
     family: Family,
 ) -> fmt::Result {
     let Some([v4, v6]) = &steering.if_first_died else { return Ok(()) };
+    // Where all are down already, one more death changes nothing.
+    if of_family(family, &steering.ipv4, &steering.ipv6).iter().all(|answer| answer.basis != Basis::Healthy) {
+        return Ok(());
+    }
     let first = steering.ipv4.pops.first().or(steering.ipv6.pops.first());
     let first = first.map_or("the first PoP", String::as_str);
     for answer in of_family(family, v4, v6) {

@@ -4,13 +4,17 @@
 //! running probe. A check that no service uses is not carried out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
 use nearside_fleet::config::{AllDown, Check, Config, Id, Pop, ProbeFamily, Service, Strategy};
 
-use super::probe::{Prober, ProberError};
+use super::{
+    probe::{Prober, ProberError},
+    thresholds,
+};
+use crate::steering::{CheckHealth, HealthView};
 
 /// One check at one address. Two PoPs that share an address share its state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +70,22 @@ impl Plan {
         if errors.is_empty() { Ok(plan) } else { Err(errors) }
     }
 
+    /// A view in which every address has just passed: for `explain` without a running server.
+    pub fn all_up(&self) -> HealthView {
+        let up = |check: &Check| {
+            let unchanged_for = thresholds(check).interval_min().saturating_mul(check.fall);
+            CheckHealth { up: true, unchanged_for, reason: "taken to be up".into() }
+        };
+        let probed = self.targets.iter().map(|(key, target)| (key, up(&target.check)));
+        let shadows = self
+            .shadows
+            .iter()
+            .filter_map(|(key, leader)| self.targets.get(leader).map(|target| (key, up(&target.check))));
+        let checks =
+            probed.chain(shadows).map(|(key, health)| ((key.check.clone(), key.address), health)).collect();
+        HealthView { checks, drains: HashMap::new() }
+    }
+
     fn add(&mut self, check: &Check, prober: &Prober, pop: &Pop) {
         let key = |address| Key { check: check.name.clone(), address };
         let v4 = pop.ipv4.iter().map(|&address| IpAddr::V4(address));
@@ -102,4 +122,53 @@ pub fn pops_of(service: &Service) -> BTreeSet<&Id> {
         pops.extend(others);
     }
     pops
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::sample;
+
+    fn config() -> Config {
+        let mut config = (*sample::view().base.config).clone();
+        config.pops.get_mut("fra").unwrap().ipv6 = vec!["2001:db8::1".parse().unwrap()];
+        config
+    }
+
+    fn key(address: &str) -> Key {
+        Key { check: "web".into(), address: address.parse().unwrap() }
+    }
+
+    #[test]
+    fn every_address_is_probed_once_however_many_services_ask() {
+        let mut config = config();
+        let twin = config.services["www"].clone();
+        config.services.insert("twin".into(), twin);
+        let plan = Plan::new(&config).unwrap();
+        let probed: Vec<&Key> = plan.targets.keys().collect();
+        assert_eq!(probed, [&key("192.0.2.10"), &key("192.0.2.20"), &key("2001:db8::1")]);
+        assert!(plan.shadows.is_empty());
+        assert_eq!(plan.all_up().checks.len(), 3);
+    }
+
+    #[test]
+    fn the_other_family_follows_the_first_address_unless_it_is_all_there_is() {
+        let mut config = config();
+        config.checks.get_mut("web").unwrap().family = ProbeFamily::Ipv4;
+        let nyc = config.pops.get_mut("nyc").unwrap();
+        nyc.ipv4.clear();
+        nyc.ipv6 = vec!["2001:db8::2".parse().unwrap()];
+        let plan = Plan::new(&config).unwrap();
+        let probed: Vec<&Key> = plan.targets.keys().collect();
+        assert_eq!(probed, [&key("192.0.2.10"), &key("2001:db8::2")]);
+        assert_eq!(plan.shadows, BTreeMap::from([(key("2001:db8::1"), key("192.0.2.10"))]));
+        assert_eq!(plan.all_up().checks.len(), 3);
+    }
+
+    #[test]
+    fn a_check_that_no_service_uses_is_not_carried_out() {
+        let mut config = config();
+        config.services.get_mut("www").unwrap().checks.clear();
+        assert!(Plan::new(&config).unwrap().targets.is_empty());
+    }
 }
