@@ -12,6 +12,8 @@
 
 pub mod body;
 mod codec;
+#[cfg(test)]
+mod crash_tests;
 mod disk;
 mod evict;
 pub mod fill;

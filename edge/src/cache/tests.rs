@@ -31,7 +31,7 @@ fn open(dir: &std::path::Path, memory_bytes_max: u64, disk_bytes_max: u64) -> Ar
 }
 
 /// Bytes that tell where they come from.
-fn content(seed: u64, length: u64) -> Bytes {
+pub(super) fn content(seed: u64, length: u64) -> Bytes {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bytes = vec![0; length as usize];
     random.fill(&mut bytes);
