@@ -425,3 +425,17 @@ async fn large_objects_arrive_whole_and_stream() {
     assert!(part.body.unwrap() == whole[3_000_000..4_000_000]);
     assert_eq!(origin.requests(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_that_says_so_answers_later_gets() {
+    let fields = &[("cache-control", "max-age=60"), ("content-location", "/form")];
+    let origin = counting(fields).await;
+    let edge = Edge::start(&origin).await;
+    assert_eq!(edge.get("/form", &[]).await.text(), "answer 1");
+    let posted = edge.send(Method::POST, "/form", &[], "x").await;
+    assert_eq!((posted.text(), posted.field("x-cache-status")), ("answer 2", "BYPASS"));
+    let hit = edge.get("/form", &[]).await;
+    assert_eq!((hit.text(), hit.field("x-cache-status")), ("answer 2", "HIT"));
+    assert_eq!(edge.send(Method::POST, "/form", &[], "x").await.text(), "answer 3");
+    assert_eq!(origin.requests(), 3);
+}

@@ -36,7 +36,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use smallvec::SmallVec;
@@ -148,9 +148,15 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// The target in absolute form.
+    /// The target in absolute form, with the port the client named: `Location` and `Content-Location`
+    /// are compared with it, port included (RFC 9111 section 4.4).
     fn uri(&self) -> String {
-        format!("{}://{}{}", self.client.scheme(), self.target.host(), self.target.path_and_query())
+        let line = self.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let port = line.and_then(|host| host.rsplit_once(':')).map_or("", |(_, port)| port);
+        let named = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let (colon, port) = if named { (":", port) } else { ("", "") };
+        let (scheme, host) = (self.client.scheme(), self.target.host());
+        format!("{scheme}://{host}{colon}{port}{}", self.target.path_and_query())
     }
 
     fn policy_request(&self) -> policy::Request<'_> {

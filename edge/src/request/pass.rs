@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
@@ -12,9 +12,10 @@ use super::{
     now, tunnel,
 };
 use crate::{
+    cache::fill::{self, Keep},
     listen::limits::{BODY_BYTES_MAX, BODY_TIMEOUT},
     origin::SendBody,
-    policy::{CacheKey, Forward, headers, invalidate, status::CacheStatus},
+    policy::{self, Asked, CacheKey, Forward, Meta, Verdict, headers, invalidate, status::CacheStatus},
     stats::Outcome,
 };
 
@@ -28,7 +29,36 @@ pub(super) async fn pass(
     let (answer, times) = miss::ask(exchange, fields, send(incoming)).await;
     let response = answer.map_err(Refusal::of_fetch)?;
     forget(exchange, response.status(), response.headers());
+    if exchange.method == Method::POST
+        && let Some(meta) = for_later_gets(exchange, &response, times)
+    {
+        let fields = headers::downstream(response.headers(), times.request, times.response);
+        let mut account = CacheStatus::forwarded(Outcome::Pass.policy(), forward, Some(response.status()));
+        account.stored = true;
+        // Taken after what it replaces was forgotten: an older fetch can't come back over it.
+        let (filler, object) = exchange.edge.cache.alone(&exchange.key).start(meta, Keep::WhileRead);
+        tokio::spawn(fill::drive(filler, response.into_body()));
+        let serve = deliver::serve_now(exchange, &object);
+        return Ok(deliver::object_with(exchange, &object, &serve, fields, &account, Outcome::Pass));
+    }
     Ok(miss::passed(exchange, forward, response, times))
+}
+
+/// The head under which an answer to POST answers later GETs: where it names an expiry and its own target
+/// as `Content-Location` (RFC 9110 section 9.3.3).
+fn for_later_gets<B>(exchange: &Exchange, response: &Response<B>, times: Times) -> Option<Meta> {
+    let asked = Asked {
+        request: &exchange.policy_request(),
+        rules: &exchange.site.rules,
+        uri: &exchange.uri(),
+        request_time: times.request,
+        response_time: times.response,
+        validating: None,
+    };
+    match policy::judge(&asked, response.status(), response.headers()) {
+        Verdict::Store(meta) => Some(*meta),
+        _ => None,
+    }
 }
 
 fn send(incoming: Incoming) -> SendBody {
