@@ -17,7 +17,6 @@
 //! Invariant: no decision ever makes a response fresher than its origin said, and whatever can't
 //! be understood is decided towards asking the origin.
 
-pub mod codec;
 pub mod conditional;
 pub mod date;
 pub mod decide;

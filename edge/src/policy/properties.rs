@@ -127,9 +127,6 @@ proptest! {
             }
             _ => None,
         };
-        let mut bytes = Vec::new();
-        meta.encode(&mut bytes);
-        prop_assert_eq!(Meta::decode(&bytes), Ok((*meta).clone()));
         let validating = permit.map(|permit| (candidate, permit));
         let mut again = asked(&repeated, &rules);
         again.validating = validating;

@@ -74,6 +74,10 @@ pub fn merge(asked: &Asked<'_>, newer: &HeaderMap, stored: &Meta) -> Result<Meta
     for name in &NOT_MERGED {
         fields.remove(name);
     }
+    // A confirmation that sets a cookie sets it for one client: it is no reason to set it for all.
+    if !storing::speaks_to_shared_caches(&Governing::read(newer)) {
+        fields.remove(header::SET_COOKIE);
+    }
     let mut merged = stored.headers.clone();
     // Age and Date are of the message that brought the news.
     merged.remove(header::DATE);

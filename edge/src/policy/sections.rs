@@ -196,6 +196,13 @@ fn section_7_3_cookies_are_stored_where_the_origin_speaks_to_shared_caches() {
     run("origin 200 {cache-control: max-age=60, private=\"Set-Cookie\" | set-cookie: a=b}
          GET / -> {set-cookie: a=b}
          GET / -> HIT {!set-cookie}");
+    // A confirmation may set a cookie too.
+    run("origin 200 {cache-control: max-age=1 | etag: \"a\"}
+         GET /
+         wait 2
+         origin 304 {set-cookie: a=b | cache-control: max-age=60}
+         GET / -> 200 REVALIDATED body=1
+         GET / -> HIT {!set-cookie}");
 }
 
 // ---- RFC 9111 §4.1: Vary ----

@@ -109,13 +109,19 @@ fn may_store(
     }
     let sets_cookie =
         origin.contains_key(header::SET_COOKIE) && !removed(governing).contains(&header::SET_COOKIE);
-    if sets_cookie && !shared && governing.by != GovernedBy::Targeted {
+    if sets_cookie && !speaks_to_shared_caches(governing) {
         return Err(Refusal::SetCookie);
     }
     if !(explicit || directives.public || is_heuristically_cacheable(status)) {
         return Err(Refusal::Status);
     }
     Ok(())
+}
+
+/// Whether the origin means shared caches, and so has thought of what they will share.
+pub fn speaks_to_shared_caches(governing: &Governing) -> bool {
+    let directives = &governing.directives;
+    directives.public || directives.s_maxage.is_present() || governing.by == GovernedBy::Targeted
 }
 
 /// Whether the directives forbid that a response stays stored.
