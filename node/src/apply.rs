@@ -51,6 +51,7 @@ pub struct Refused {
 /// Stages and swaps.
 #[derive(Debug)]
 pub struct Applier<D> {
+    node: String,
     daemon: Arc<D>,
     metrics: NodeMetrics,
     /// One staging at a time: two city databases compiled at once would double the memory's peak.
@@ -59,9 +60,15 @@ pub struct Applier<D> {
 }
 
 impl<D: Daemon> Applier<D> {
-    /// An applier of `daemon` that has applied nothing.
-    pub fn new(daemon: Arc<D>, metrics: NodeMetrics) -> Self {
-        Self { daemon, metrics, staging: tokio::sync::Mutex::new(()), status: Mutex::default() }
+    /// An applier of `daemon`, which runs as `node`, that has applied nothing.
+    pub fn new(node: &str, daemon: Arc<D>, metrics: NodeMetrics) -> Self {
+        Self {
+            node: node.to_owned(),
+            daemon,
+            metrics,
+            staging: tokio::sync::Mutex::new(()),
+            status: Mutex::default(),
+        }
     }
 
     /// Stages a desired state and swaps it in. Returns the files it read beyond those the fleet file names.
@@ -73,8 +80,13 @@ impl<D: Daemon> Applier<D> {
         let _one = self.staging.lock().await;
         let (source, config) = (desired.source.clone(), Arc::clone(&desired.config));
         let started = Instant::now();
-        let daemon = Arc::clone(&self.daemon);
-        let staged = tokio::task::spawn_blocking(move || daemon.stage(&desired)).await;
+        let (daemon, node) = (Arc::clone(&self.daemon), self.node.clone());
+        let staged = tokio::task::spawn_blocking(move || {
+            // A fleet without this node is one of another node, or a slip: nothing in it says what to serve.
+            D::KIND.listeners(&desired.config, &node)?;
+            daemon.stage(&desired)
+        });
+        let staged = staged.await;
         // A panic while staging is our bug, but the state that serves is untouched: refuse and go on.
         let staged = staged.unwrap_or_else(|error| Err(Refusal::new(format!("staging failed: {error}"))));
         match staged {
@@ -99,7 +111,11 @@ impl<D: Daemon> Applier<D> {
         for reason in &refusal.reasons {
             tracing::error!("refused: {reason}");
         }
-        tracing::error!("{source} was refused with {} mistakes; {serving_on}", refusal.reasons.len());
+        let mistakes = match refusal.reasons.len() {
+            1 => "one mistake".to_owned(),
+            many => format!("{many} mistakes"),
+        };
+        tracing::error!("{source} was refused for {mistakes}; {serving_on}");
         self.metrics.reloads_refused.inc();
         self.metrics.refusing.set(1);
         self.lock().refused = Some(Refused { source, at: SystemTime::now(), refusal: refusal.clone() });

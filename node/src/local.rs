@@ -146,7 +146,7 @@ mod tests {
 
     fn setup(dir: &Path) -> (Local, Applier<TestDaemon>) {
         let fleet = write_fleet(dir, "one");
-        let applier = Applier::new(Arc::new(TestDaemon::default()), NodeMetrics::default());
+        let applier = Applier::new("ns1", Arc::new(TestDaemon::default()), NodeMetrics::default());
         (Local::new(fleet, None), applier)
     }
 

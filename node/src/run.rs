@@ -111,7 +111,7 @@ async fn run<D: Daemon>(
     tracing::info!(node = args.node, pid = std::process::id(), "{} {version} starts", D::KIND.program());
     let context = Context { node: args.node.clone(), state: state.clone(), metrics: metrics.clone() };
     let daemon = Arc::new(make(context)?);
-    let applier = Arc::new(Applier::new(daemon, metrics.node.clone()));
+    let applier = Arc::new(Applier::new(&args.node, daemon, metrics.node.clone()));
     let enrolment = Arc::new(Enrolment::new(&args.node, state.clone()));
     let snapshots =
         Arc::new(Snapshots::new(&args.node, kept.clone(), Arc::clone(&applier), Arc::clone(&enrolment)));
@@ -338,7 +338,7 @@ mod tests {
     };
 
     fn applier() -> Arc<Applier<TestDaemon>> {
-        Arc::new(Applier::new(Arc::new(TestDaemon::default()), NodeMetrics::default()))
+        Arc::new(Applier::new("ns1", Arc::new(TestDaemon::default()), NodeMetrics::default()))
     }
 
     /// Boots as a node without an identity.
@@ -392,11 +392,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unknown_node_name_lists_those_there_are() {
+    async fn a_fleet_without_this_node_is_refused_and_lists_those_there_are() {
         let temp = tempfile::tempdir().unwrap();
-        let applier = applier();
-        boot_standalone(&applier, &mut Local::new(write_fleet(temp.path(), "x"), None), None).await.unwrap();
-        let refusal = listeners(&applier, "ns9").expect_err("there is no ns9");
+        let daemon = Arc::new(TestDaemon::default());
+        let applier = Arc::new(Applier::new("ns9", daemon, NodeMetrics::default()));
+        let mut local = Local::new(write_fleet(temp.path(), "x"), None);
+        let refusal = boot_standalone(&applier, &mut local, None).await.expect_err("there is no ns9");
         assert!(refusal.to_string().contains("it has: ns1"), "{refusal}");
     }
 }

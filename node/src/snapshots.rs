@@ -366,7 +366,8 @@ mod tests {
         fn node(&self) -> Snapshots<TestDaemon> {
             let state = StateDir::open(self.state()).unwrap();
             let kept = Some((state.clone(), Store::open(&state).unwrap()));
-            let applier = Arc::new(Applier::new(Arc::new(TestDaemon::default()), NodeMetrics::default()));
+            let applier =
+                Arc::new(Applier::new("ns1", Arc::new(TestDaemon::default()), NodeMetrics::default()));
             Snapshots::new("ns1", kept, applier, Arc::new(Enrolment::new("ns1", Some(state))))
         }
 
