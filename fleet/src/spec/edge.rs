@@ -124,11 +124,22 @@ fn url(text: &str) -> Option<(Scheme, String, u16)> {
     (host.parse::<IpAddr>().is_ok() || is_host(host)).then(|| (scheme, host.to_ascii_lowercase(), port))
 }
 
+/// Directory beside the fleet file where a snapshot lays the certificates that home issued.
+pub const FLEET_CA_DIR: &str = "fleet-ca";
+
+/// Where home's certificate was laid beside the fleet file it is used; else it was not published yet.
+fn from_home(section: &Section<'_>) -> SiteTls {
+    let site = section.place.strip_prefix("site.").unwrap_or(&section.place);
+    let file = |end: &str| section.doc.paths.real(&format!("{FLEET_CA_DIR}/{site}.{end}"));
+    let (certificate, key) = (file("cert.pem"), file("key.pem"));
+    if certificate.exists() && key.exists() { SiteTls::Files { certificate, key } } else { SiteTls::FleetCa }
+}
+
 const TLS: &str = "\"fleet\" or { certificate = \"chain.pem\", key = \"key.pem\" }";
 
 fn tls(section: &Section<'_>) -> Option<SiteTls> {
     match section.value("tls")?.get_ref() {
-        DeValue::String(word) if &**word == "fleet" => Some(SiteTls::FleetCa),
+        DeValue::String(word) if &**word == "fleet" => Some(from_home(section)),
         DeValue::Table(_) => {
             let inner = section.section("tls", keys::TLS)?;
             if let Some(issuer) = inner.word("issuer", &[("fleet", SiteTls::FleetCa)]) {
@@ -137,7 +148,10 @@ fn tls(section: &Section<'_>) -> Option<SiteTls> {
                         .doc
                         .mistake(inner.place_of(key), format!("{}: not beside `issuer`", inner.name(key)));
                 }
-                return Some(issuer);
+                return Some(match issuer {
+                    SiteTls::FleetCa => from_home(section),
+                    files @ SiteTls::Files { .. } => files,
+                });
             }
             if inner.value("issuer").is_some() {
                 return None;
@@ -261,4 +275,29 @@ pub(super) fn controller(top: &Section<'_>) -> Option<Controller> {
         metrics: section.parse("metrics", socket),
         publish: publish.unwrap_or(PublishOn::Change),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::config::SiteTls;
+
+    #[test]
+    fn a_certificate_from_home_is_used_once_it_was_laid_beside_the_fleet_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("nearside.toml");
+        let text = "version = 1\nfleet = \"x\"\n[pop.fra]\nlocation = [50.1, 8.6]\nipv4 = \"192.0.2.1\"\n\
+                    [site.s]\nhosts = \"a.test\"\norigin = \"http://192.0.2.9\"\ntls = \"fleet\"\n";
+        fs::write(&file, text).unwrap();
+        let tls = || crate::load(&file).unwrap().config.sites["s"].tls.clone();
+        assert_eq!(tls(), Some(SiteTls::FleetCa));
+        let dir = temp.path().join(super::FLEET_CA_DIR);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("s.cert.pem"), "").unwrap();
+        assert_eq!(tls(), Some(SiteTls::FleetCa), "half of it is none");
+        fs::write(dir.join("s.key.pem"), "").unwrap();
+        let (certificate, key) = (dir.join("s.cert.pem"), dir.join("s.key.pem"));
+        assert_eq!(tls(), Some(SiteTls::Files { certificate, key }));
+    }
 }

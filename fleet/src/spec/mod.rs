@@ -16,6 +16,7 @@ use std::{
 
 use toml::de::DeTable;
 
+pub use self::edge::FLEET_CA_DIR;
 use self::reader::{Document, Section};
 use crate::{
     config::Config,

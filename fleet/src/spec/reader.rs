@@ -28,7 +28,7 @@ pub(crate) struct Document<'d> {
     pub file: &'d Path,
     pub text: &'d str,
     /// Where the files it names really are.
-    paths: &'d Files,
+    pub paths: &'d Files,
     mistakes: RefCell<Vec<Mistake>>,
     warnings: RefCell<Vec<Mistake>>,
     files: RefCell<Vec<NamedFile>>,
