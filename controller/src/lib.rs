@@ -1,1 +1,16 @@
-//! nearside-controller and nearside: the desired state, kept at home.
+//! `nearside-controller` and `nearside`: the desired state, kept at home.
+//!
+//! [`home`] holds keys and identities, [`journal`] what must not be forgotten, [`check`] and [`bundle`] turn
+//! the fleet file into a signed snapshot. [`nodes`] brings every node to it, [`api`] is how the command line
+//! asks, [`serve`] runs it all. PoPs never need any of it to keep serving.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod bundle;
+pub mod check;
+pub mod client;
+pub mod home;
+pub mod journal;
+pub mod nodes;
+pub mod serve;

@@ -1,0 +1,309 @@
+//! Makes the next snapshot of what is on disk, or says that nothing changed.
+//!
+//! Reads the fleet file and all it names once, keeps each content under its hash, seals private keys for
+//! every edge, issues certificates that are due, signs. A seal differs at every call, so what was sealed
+//! before is taken from the journal: the same input is the same list of hashes.
+//!
+//! Invariant: no private key is kept or listed in the clear.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use nearside_fleet::{
+    Sha256,
+    config::{Config, SiteTls},
+    files::Role,
+    snapshot::{FileEntry, Signed, Snapshot, tree_path},
+};
+use nearside_node::state::{StateDir, read_bounded};
+
+use crate::{
+    check,
+    home::{Home, seconds},
+    journal::{Issued, Journal},
+};
+
+/// Life of a certificate from the fleet's CA. Nothing but our own clients trusts it, so rotation is cheap.
+const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 86_400);
+
+/// Directory beside the fleet file where nodes find certificates that home issued.
+pub use nearside_fleet::spec::FLEET_CA_DIR;
+
+/// What is published, or would be.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The configuration of it.
+    pub config: Config,
+    /// Its number.
+    pub number: u64,
+    /// What nodes are sent.
+    pub signed: Signed,
+    /// Whether this call made it.
+    pub new: bool,
+}
+
+/// Why nothing was published, and what to watch for it to be mended.
+#[derive(Debug)]
+pub struct Refusal {
+    /// One entry per mistake.
+    pub reasons: Vec<String>,
+}
+
+/// Everything a publish needs of home.
+#[derive(Debug)]
+pub struct Bundler<'h> {
+    /// Keys.
+    pub home: &'h Home,
+    /// Memory.
+    pub journal: &'h Journal,
+    /// The fleet file.
+    pub fleet_file: &'h Path,
+    /// Now.
+    pub now: SystemTime,
+}
+
+/// Outcome, and the files that were read: they are watched, good or bad.
+pub type Outcome = (Result<Published, Refusal>, BTreeSet<PathBuf>);
+
+impl Bundler<'_> {
+    /// Checks, gathers, signs and journals; or finds that the newest snapshot says the same already.
+    pub fn publish(&self) -> Outcome {
+        let checked = check::check(self.fleet_file, self.now);
+        let mut read: BTreeSet<PathBuf> = checked.included.iter().cloned().collect();
+        read.insert(nearside_fleet::files::absolute(self.fleet_file));
+        let Some(loaded) = checked.loaded else {
+            return (Err(Refusal { reasons: checked.mistakes }), read);
+        };
+        read.extend(loaded.files.iter().map(|named| named.path.clone()));
+        for warning in &checked.warnings {
+            tracing::warn!("{warning}");
+        }
+        if !checked.mistakes.is_empty() {
+            return (Err(Refusal { reasons: checked.mistakes }), read);
+        }
+        let keys: BTreeSet<&PathBuf> =
+            loaded.files.iter().filter(|named| named.role == Role::Key).map(|named| &named.path).collect();
+        let made =
+            self.gather(&loaded.config, &read, &keys).and_then(|files| self.number(&loaded.config, files));
+        (made.map_err(|reason| Refusal { reasons: vec![reason] }), read)
+    }
+
+    /// Renews a site's certificate from the fleet's CA now.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn renew(&self, config: &Config, site: &str) -> Result<Issued, String> {
+        let known = || config.sites.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let found = config
+            .sites
+            .get(site)
+            .ok_or_else(|| format!("there is no site {site}; there are: {}", known()))?;
+        if found.tls != Some(SiteTls::FleetCa) {
+            return Err(format!("site {site} does not have its certificate from the fleet's CA"));
+        }
+        let issued = self.home.issue_server(&found.hosts, self.now, CERTIFICATE_LIFE);
+        let (chain, key) = issued.map_err(|error| error.to_string())?;
+        let (not_before, not_after) = (seconds(self.now), seconds(self.now + CERTIFICATE_LIFE));
+        let issued = Issued { hosts: found.hosts.clone(), chain, key, not_before, not_after };
+        self.journal.keep_certificate(site, &issued).map_err(|error| error.to_string())?;
+        tracing::info!(site, not_after, "issued a certificate from the fleet's CA");
+        Ok(issued)
+    }
+
+    fn gather(
+        &self,
+        config: &Config,
+        read: &BTreeSet<PathBuf>,
+        keys: &BTreeSet<&PathBuf>,
+    ) -> Result<Vec<FileEntry>, String> {
+        // By path and node, so that the order never depends on how things were found.
+        let mut files: BTreeMap<(String, Option<String>), FileEntry> = BTreeMap::new();
+        for path in read {
+            let bytes = read_bounded(path, nearside_fleet::snapshot::FILE_BYTES_MAX)
+                .map_err(|error| error.to_string())?;
+            let bytes = bytes.ok_or_else(|| format!("{}: vanished while it was read", path.display()))?;
+            match keys.contains(path) {
+                true => self.add_sealed(&mut files, config, &tree_path(path), &bytes)?,
+                false => self.add_clear(&mut files, &tree_path(path), &bytes)?,
+            }
+        }
+        let dir = nearside_fleet::files::absolute(self.fleet_file).parent().map(|dir| dir.join(FLEET_CA_DIR));
+        for site in config.sites.values().filter(|site| site.tls == Some(SiteTls::FleetCa)) {
+            let dir = dir.as_ref().ok_or("the fleet file is in no directory")?;
+            let issued = self.certificate(config, &site.name, &site.hosts)?;
+            let path = |end: &str| tree_path(&dir.join(format!("{}.{end}", site.name)));
+            self.add_clear(&mut files, &path("cert.pem"), issued.chain.as_bytes())?;
+            self.add_sealed(&mut files, config, &path("key.pem"), issued.key.as_bytes())?;
+        }
+        Ok(files.into_values().collect())
+    }
+
+    /// The certificate in force: the kept one, unless its hosts changed or two thirds of its life are over.
+    fn certificate(&self, config: &Config, site: &str, hosts: &[String]) -> Result<Issued, String> {
+        let kept = self.journal.certificate(site).map_err(|error| error.to_string())?;
+        match kept {
+            Some(issued) if issued.hosts == hosts && !due(&issued, self.now) => Ok(issued),
+            _ => self.renew(config, site),
+        }
+    }
+
+    fn add_clear(
+        &self,
+        files: &mut BTreeMap<(String, Option<String>), FileEntry>,
+        path: &str,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        let sha256 = Sha256::of(bytes);
+        self.keep(&sha256, bytes)?;
+        let entry = FileEntry { path: path.to_owned(), sha256, bytes: bytes.len() as u64, sealed_for: None };
+        files.insert((path.to_owned(), None), entry);
+        Ok(())
+    }
+
+    /// Sealed for every edge: the fleet file does not bind sites to PoPs, so each may serve any.
+    fn add_sealed(
+        &self,
+        files: &mut BTreeMap<(String, Option<String>), FileEntry>,
+        config: &Config,
+        path: &str,
+        bytes: &[u8],
+    ) -> Result<(), String> {
+        let plain = Sha256::of(bytes);
+        for node in config.pops.keys() {
+            let (sha256, length) = self.sealed(&plain, path, node, bytes)?;
+            let entry =
+                FileEntry { path: path.to_owned(), sha256, bytes: length, sealed_for: Some(node.clone()) };
+            files.insert((path.to_owned(), Some(node.clone())), entry);
+        }
+        Ok(())
+    }
+
+    fn sealed(&self, plain: &Sha256, path: &str, node: &str, bytes: &[u8]) -> Result<(Sha256, u64), String> {
+        let words = |error: &dyn std::fmt::Display| error.to_string();
+        let public =
+            self.home.state.read(format!("seal/{node}.pub"), 1 << 10).map_err(|error| words(&error))?;
+        // A node that was given a new key needs its files sealed anew.
+        let key_id = Sha256::of(&public.unwrap_or_default()).to_string();
+        let kept = self.journal.sealed(plain, path, node, &key_id).map_err(|error| words(&error))?;
+        if let Some((hash, length)) = kept.filter(|(hash, _)| self.home.state.path(file_name(hash)).exists())
+        {
+            return Ok((hash, length));
+        }
+        let key = self.home.sealing_key(node).map_err(|error| words(&error))?;
+        let sealed = key.seal(path, bytes).map_err(|error| format!("{path} for {node}: {error}"))?;
+        let (hash, length) = (Sha256::of(&sealed), sealed.len() as u64);
+        self.keep(&hash, &sealed)?;
+        self.journal.keep_sealed(plain, path, node, &key_id, &hash, length).map_err(|error| words(&error))?;
+        Ok((hash, length))
+    }
+
+    fn keep(&self, hash: &Sha256, bytes: &[u8]) -> Result<(), String> {
+        let name = file_name(hash);
+        if self.home.state.path(&name).exists() {
+            return Ok(());
+        }
+        self.home.state.write(name, bytes).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn number(&self, config: &Config, files: Vec<FileEntry>) -> Result<Published, String> {
+        let content = serde_json::to_vec(&files).map_err(|error| error.to_string())?;
+        let content = Sha256::of(&content).to_string();
+        let newest = self.journal.newest().map_err(|error| error.to_string())?;
+        let number = match newest {
+            Some((number, kept, signed)) if kept == content => {
+                return Ok(Published { config: config.clone(), number, signed, new: false });
+            }
+            newest => newest.map_or(1, |(number, ..)| number + 1),
+        };
+        let created = seconds(self.now);
+        let fleet_file = tree_path(self.fleet_file);
+        let snapshot =
+            Snapshot { fleet: config.fleet.clone(), number, created, rollback_of: None, fleet_file, files };
+        let key = self.home.signing_key().map_err(|error| error.to_string())?;
+        let signed = key.sign(&snapshot).map_err(|error| error.to_string())?;
+        self.journal.keep_snapshot(number, created, &content, &signed).map_err(|error| error.to_string())?;
+        Ok(Published { config: config.clone(), number, signed, new: true })
+    }
+}
+
+/// Whether two thirds of a certificate's life are over.
+pub fn due(issued: &Issued, now: SystemTime) -> bool {
+    let life = issued.not_after.saturating_sub(issued.not_before);
+    seconds(now) >= issued.not_before + life / 3 * 2
+}
+
+fn file_name(hash: &Sha256) -> String {
+    format!("files/{hash}")
+}
+
+/// The content of a published file.
+///
+/// # Errors
+/// Why it can't be had, in words; also where it no longer has its hash.
+pub fn content(state: &StateDir, hash: &Sha256) -> Result<Vec<u8>, String> {
+    let read = state
+        .read(file_name(hash), nearside_fleet::snapshot::FILE_BYTES_MAX)
+        .map_err(|error| error.to_string())?;
+    match read {
+        Some(bytes) if Sha256::of(&bytes) == *hash => Ok(bytes),
+        Some(_) => Err(format!("{}: damaged on disk", state.path(file_name(hash)).display())),
+        None => Err(format!("{}: missing", state.path(file_name(hash)).display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nearside_fleet::seal::OpeningKey;
+
+    use super::*;
+    use crate::home;
+
+    const FLEET: &str = "version = 1\nfleet = \"x\"\n[pop.fra]\nlocation = [50.1, 8.6]\nipv4 = \"192.0.2.1\"\n\
+        [site.s]\nhosts = \"a.test\"\norigin = \"http://192.0.2.9\"\ntls = { issuer = \"fleet\" }\n";
+
+    #[test]
+    fn the_same_input_is_the_same_snapshot_and_a_bad_edit_is_none() {
+        let temp = tempfile::tempdir().unwrap();
+        let fleet_file = temp.path().join("nearside.toml");
+        fs::write(&fleet_file, FLEET).unwrap();
+        let state = StateDir::open(temp.path().join("home")).unwrap();
+        let identities = state.subdir("identities").unwrap();
+        let config = nearside_fleet::load(&fleet_file).unwrap().config;
+        let now = SystemTime::now();
+        home::init(&state, &identities, &config, now).unwrap();
+        let home = Home::open(state.clone()).unwrap();
+        let journal = Journal::open(&state.path("nearside.db")).unwrap();
+        let at = |now| Bundler { home: &home, journal: &journal, fleet_file: &fleet_file, now };
+
+        let first = at(now).publish().0.unwrap();
+        assert!((first.number, first.new) == (1, true));
+        let again = at(now).publish().0.unwrap();
+        assert!((again.number, again.new) == (1, false));
+        let key = home.signing_key().unwrap().public_key();
+        let snapshot = first.signed.verify(&key, Some("x"), None).unwrap();
+        let sealed = snapshot.files.iter().find(|file| file.sealed_for.is_some()).expect("the key is sealed");
+        let bytes = content(&state, &sealed.sha256).unwrap();
+        let opening =
+            OpeningKey::from_text(&fs::read_to_string(identities.path("fra/seal.key")).unwrap()).unwrap();
+        let opened = opening.open(&sealed.path, &bytes).unwrap();
+        assert!(String::from_utf8(opened).unwrap().contains("PRIVATE KEY"));
+        assert!(
+            snapshot.files.iter().all(|file| !file.path.ends_with("key.pem") || file.sealed_for.is_some())
+        );
+
+        fs::write(&fleet_file, FLEET.replace("origin", "orgin")).unwrap();
+        let refusal = at(now).publish().0.expect_err("a bad edit");
+        let placed = |reason: &String| reason.contains("nearside.toml:8:1") && reason.contains("`origin`");
+        assert!(refusal.reasons.iter().any(placed), "{:?}", refusal.reasons);
+        assert_eq!(journal.newest().unwrap().unwrap().0, 1, "the published state stays");
+
+        fs::write(&fleet_file, FLEET).unwrap();
+        let later = at(now + CERTIFICATE_LIFE * 2 / 3).publish().0.unwrap();
+        assert!((later.number, later.new) == (2, true), "the certificate was renewed");
+    }
+}

@@ -1,0 +1,351 @@
+//! What home keeps in its state directory, and how it comes to be: the CA, keys, identities.
+//!
+//! [`init`] makes what is missing and never touches what is there, so running it again after adding a node
+//! adds that node. Layout of the state directory: `ca/`, `snapshot.key`, `identity/` (the controller's),
+//! `operator/`, `seal/NODE.pub`; and, for copying to the nodes, `identities/NODE/`.
+//!
+//! Invariant: a private key is written once, mode 0600, and never printed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nearside_fleet::{
+    config::Config,
+    seal::{self, SealError, SealingKey},
+    snapshot::{KeyError, SigningKey},
+};
+use nearside_node::{
+    identity,
+    state::{StateDir, StateError},
+    tls,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+
+/// The CA outlives every machine of the fleet.
+const CA_YEARS: u64 = 20;
+/// Identities of nodes: they are renewed by `nearside init` with the old certificate removed.
+const IDENTITY_YEARS: u64 = 5;
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+/// A certificate is valid a little before now: PoPs' clocks are not home's.
+const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
+/// Largest file read from the state directory here; keys and certificates are a few kilobytes.
+const KEY_BYTES_MAX: u64 = 1 << 20;
+
+const CA_CERT: &str = "ca/ca.pem";
+const CA_KEY: &str = "ca/ca.key";
+const SNAPSHOT_KEY: &str = "snapshot.key";
+/// The operator's identity, which the command line uses.
+pub const OPERATOR: &str = "operator";
+
+/// Why home's keys could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// The state directory failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A certificate could not be made.
+    #[error("making {what}: {source}")]
+    Certificate {
+        /// Whose.
+        what: String,
+        /// Why.
+        source: rcgen::Error,
+    },
+    /// A snapshot key does not read.
+    #[error("{path}: {source}")]
+    Signing {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: KeyError,
+    },
+    /// A sealing key does not read.
+    #[error("{path}: {source}")]
+    Sealing {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: SealError,
+    },
+    /// `nearside init` was not run, or not for this node.
+    #[error("{0} is missing: run `nearside init` first")]
+    NotInitialised(PathBuf),
+}
+
+/// An opened state directory that `init` has filled.
+#[derive(Debug)]
+pub struct Home {
+    /// The directory.
+    pub state: StateDir,
+}
+
+/// What [`init`] made, for the operator.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Paths of what is new, in order.
+    pub paths: Vec<PathBuf>,
+}
+
+/// Makes the CA, the snapshot key, and identities of the controller, the operator and every node; what is
+/// there stays. Identities for the nodes go to `identities`.
+///
+/// # Errors
+/// [`HomeError`]; what was made before it stays and is used by the next run.
+pub fn init(
+    state: &StateDir,
+    identities: &StateDir,
+    config: &Config,
+    now: SystemTime,
+) -> Result<Made, HomeError> {
+    let mut made = Made::default();
+    if read(state, CA_KEY)?.is_none() {
+        let (certificate, key) = make_ca(&config.fleet, now)?;
+        made.paths.push(state.write(CA_CERT, certificate.as_bytes())?);
+        // The key last: whoever finds it finds its certificate.
+        made.paths.push(state.write(CA_KEY, key.as_bytes())?);
+    }
+    if read(state, SNAPSHOT_KEY)?.is_none() {
+        let path = state.path(SNAPSHOT_KEY);
+        let (_, text) = SigningKey::generate().map_err(|source| HomeError::Signing { path, source })?;
+        made.paths.push(state.write(SNAPSHOT_KEY, text.as_bytes())?);
+    }
+    let home = Home { state: state.clone() };
+    made.paths.extend(home.identity(state, identity::DIR, "controller", now)?);
+    made.paths.extend(home.identity(state, OPERATOR, "operator", now)?);
+    for node in config.pops.keys().chain(config.dns.keys()) {
+        made.paths.extend(home.identity(identities, node, &format!("node:{node}"), now)?);
+        made.paths.extend(home.node_keys(identities, node)?);
+    }
+    Ok(made)
+}
+
+impl Home {
+    /// Opens a state directory that [`init`] has filled.
+    ///
+    /// # Errors
+    /// [`HomeError::NotInitialised`] if it has not.
+    pub fn open(state: StateDir) -> Result<Self, HomeError> {
+        for file in [CA_KEY, CA_CERT, SNAPSHOT_KEY] {
+            if read(&state, file)?.is_none() {
+                return Err(HomeError::NotInitialised(state.path(file)));
+            }
+        }
+        Ok(Self { state })
+    }
+
+    /// The key that signs snapshots.
+    ///
+    /// # Errors
+    /// [`HomeError`] if it is gone or damaged.
+    pub fn signing_key(&self) -> Result<SigningKey, HomeError> {
+        let path = self.state.path(SNAPSHOT_KEY);
+        let text = self.text(SNAPSHOT_KEY)?;
+        SigningKey::from_text(&text).map_err(|source| HomeError::Signing { path, source })
+    }
+
+    /// What private files are sealed with for a node.
+    ///
+    /// # Errors
+    /// [`HomeError`] if `init` was not run since the node was added.
+    pub fn sealing_key(&self, node: &str) -> Result<SealingKey, HomeError> {
+        let name = format!("seal/{node}.pub");
+        let text = self.text(&name)?;
+        let path = self.state.path(&name);
+        SealingKey::from_text(&text).map_err(|source| HomeError::Sealing { path, source })
+    }
+
+    /// Issues a server certificate for host names. Returns chain and key as PEM.
+    ///
+    /// # Errors
+    /// [`HomeError`] if a name can't be in a certificate.
+    pub fn issue_server(
+        &self,
+        hosts: &[String],
+        now: SystemTime,
+        life: Duration,
+    ) -> Result<(String, String), HomeError> {
+        let what = || format!("a certificate for {}", hosts.join(", "));
+        let failed = |source| HomeError::Certificate { what: what(), source };
+        let mut params = CertificateParams::new(hosts.to_vec()).map_err(failed)?;
+        // The names are in the SAN; a common name longer than 64 would not be a valid one (RFC 5280 A.1).
+        let short = hosts.iter().find(|host| host.len() <= 64);
+        params.distinguished_name.push(DnType::CommonName, short.map_or("nearside", String::as_str));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let ca = self.text(CA_CERT)?;
+        let (leaf, key) = self.sign(params, now, life, what)?;
+        Ok((leaf + &ca, key))
+    }
+
+    /// Makes `DIR/NAME/{ca,cert,key}.pem` where the key is missing.
+    fn identity(
+        &self,
+        dir: &StateDir,
+        name: &str,
+        common_name: &str,
+        now: SystemTime,
+    ) -> Result<Vec<PathBuf>, HomeError> {
+        let file = |end: &str| format!("{name}/{end}");
+        let complete =
+            [identity::CA, identity::CERT, identity::KEY].iter().all(|end| dir.path(file(end)).exists());
+        if complete {
+            return Ok(Vec::new());
+        }
+        let node = common_name.strip_prefix("node:").unwrap_or(common_name);
+        let what = || format!("the identity of {common_name}");
+        let failed = |source| HomeError::Certificate { what: what(), source };
+        let mut params = CertificateParams::new(Vec::<String>::new()).map_err(failed)?;
+        let host = tls::node_host(node).try_into().map_err(failed)?;
+        params.subject_alt_names.push(SanType::DnsName(host));
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let (certificate, key) = self.sign(params, now, YEAR * IDENTITY_YEARS as u32, what)?;
+        Ok(vec![
+            dir.write(file(identity::CA), self.text(CA_CERT)?.as_bytes())?,
+            dir.write(file(identity::KEY), key.as_bytes())?,
+            dir.write(file(identity::CERT), certificate.as_bytes())?,
+        ])
+    }
+
+    /// Makes a node's sealing pair and gives it the key snapshots are verified with.
+    fn node_keys(&self, identities: &StateDir, node: &str) -> Result<Vec<PathBuf>, HomeError> {
+        let mut made = Vec::new();
+        let public = self.signing_key()?.public_key().to_string() + "\n";
+        if !identities.path(format!("{node}/snapshot.pub")).exists() {
+            made.push(identities.write(format!("{node}/snapshot.pub"), public.as_bytes())?);
+        }
+        let known = read(&self.state, &format!("seal/{node}.pub"))?.is_some();
+        // The private half may have been moved to its node: only home's half says that there is a pair.
+        if !known {
+            let path = self.state.path("seal");
+            let (private, public) = seal::generate().map_err(|source| HomeError::Sealing { path, source })?;
+            made.push(identities.write(format!("{node}/seal.key"), private.as_bytes())?);
+            made.push(identities.write(format!("{node}/seal.pub"), public.as_bytes())?);
+            made.push(self.state.write(format!("seal/{node}.pub"), public.as_bytes())?);
+        }
+        Ok(made)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        now: SystemTime,
+        life: Duration,
+        what: impl Fn() -> String,
+    ) -> Result<(String, String), HomeError> {
+        let failed = |source| HomeError::Certificate { what: what(), source };
+        let ca_key = KeyPair::from_pem(&self.text(CA_KEY)?).map_err(failed)?;
+        let issuer = Issuer::from_ca_cert_pem(&self.text(CA_CERT)?, ca_key).map_err(failed)?;
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + life).into();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().map_err(failed)?;
+        let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    fn text(&self, name: &str) -> Result<String, HomeError> {
+        let bytes =
+            read(&self.state, name)?.ok_or_else(|| HomeError::NotInitialised(self.state.path(name)))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+fn make_ca(fleet: &str, now: SystemTime) -> Result<(String, String), HomeError> {
+    let failed = |source| HomeError::Certificate { what: "the fleet's CA".to_owned(), source };
+    let mut params = CertificateParams::new(Vec::<String>::new()).map_err(failed)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.distinguished_name.push(DnType::CommonName, format!("{fleet} fleet CA"));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = (now - CLOCK_SKEW).into();
+    params.not_after = (now + YEAR * CA_YEARS as u32).into();
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = params.self_signed(&key).map_err(failed)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn read(state: &StateDir, name: &str) -> Result<Option<Vec<u8>>, StateError> {
+    state.read(name, KEY_BYTES_MAX)
+}
+
+/// Seconds since the epoch; 0 before it.
+pub fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
+}
+
+/// Writes a commented fleet file to begin with; `false` where there is one.
+///
+/// # Errors
+/// Whatever writing gives.
+pub fn write_starter(fleet_file: &Path) -> std::io::Result<bool> {
+    if fleet_file.exists() {
+        return Ok(false);
+    }
+    if let Some(dir) = fleet_file.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(fleet_file, STARTER)?;
+    Ok(true)
+}
+
+const STARTER: &str = include_str!("../../etc/nearside.minimal.toml");
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use nearside_node::identity::Identity;
+
+    use super::*;
+
+    pub(crate) fn sample() -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("nearside.toml");
+        assert!(write_starter(&file).unwrap());
+        assert!(!write_starter(&file).unwrap(), "an existing file stays");
+        nearside_fleet::load(&file).unwrap().config
+    }
+
+    #[test]
+    fn identities_are_made_once_kept_private_and_good() {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(temp.path().join("home")).unwrap();
+        let identities = StateDir::open(temp.path().join("ids")).unwrap();
+        let config = sample();
+        assert!(Home::open(state.clone()).is_err(), "not initialised yet");
+        let made = init(&state, &identities, &config, SystemTime::now()).unwrap();
+        assert!(made.paths.len() > 20, "{made:?}");
+        for node in ["fra", "nyc", "ns1", "ns2"] {
+            let read = Identity::read(&identities.path(node)).unwrap();
+            assert_eq!(read.common_name, format!("node:{node}"));
+            for file in ["snapshot.pub", "seal.key", "seal.pub"] {
+                assert!(identities.path(node).join(file).exists(), "{node}/{file}");
+            }
+        }
+        let mode = fs::metadata(state.path(CA_KEY)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(init(&state, &identities, &config, SystemTime::now()).unwrap(), Made::default());
+        fs::remove_dir_all(identities.path("nyc")).unwrap();
+        let again = init(&state, &identities, &config, SystemTime::now()).unwrap();
+        assert!(again.paths.iter().all(|path| path.starts_with(identities.path("nyc"))), "{again:?}");
+    }
+
+    #[test]
+    fn a_site_certificate_is_issued_for_all_its_hosts() {
+        let temp = tempfile::tempdir().unwrap();
+        let state = StateDir::open(temp.path()).unwrap();
+        init(&state, &state.subdir("identities").unwrap(), &sample(), SystemTime::now()).unwrap();
+        let home = Home::open(state).unwrap();
+        let hosts = ["a.test".to_owned(), "*.b.test".to_owned()];
+        let (chain, key) = home.issue_server(&hosts, SystemTime::now(), YEAR).unwrap();
+        assert_eq!(chain.matches("BEGIN CERTIFICATE").count(), 2);
+        assert!(key.contains("PRIVATE KEY"));
+    }
+}

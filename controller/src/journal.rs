@@ -1,0 +1,337 @@
+//! What home must not forget, in SQLite: snapshots, purges, acknowledgements, drains, certificates, audit.
+//!
+//! One connection behind a lock; every call is a few rows and, where it writes, one synced commit, so it is
+//! made from async code directly. Content of files is not here but in `files/`, by hash. It decides
+//! nothing.
+
+use std::path::Path;
+
+use nearside_fleet::{
+    Sha256,
+    purge::{Mode, Purge, Scope},
+    snapshot::Signed,
+};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, params};
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS snapshot (number INTEGER PRIMARY KEY, created INTEGER NOT NULL, content TEXT NOT NULL,
+    signed TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sealed (plain TEXT NOT NULL, path TEXT NOT NULL, node TEXT NOT NULL, key TEXT NOT NULL,
+    sealed TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (plain, path, node, key));
+CREATE TABLE IF NOT EXISTS purge (sequence INTEGER PRIMARY KEY AUTOINCREMENT, scope TEXT NOT NULL,
+    mode TEXT NOT NULL, issued INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS applied (node TEXT PRIMARY KEY, sequence INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS drain (pop TEXT PRIMARY KEY, until INTEGER, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS certificate (site TEXT PRIMARY KEY, hosts TEXT NOT NULL, chain TEXT NOT NULL,
+    key TEXT NOT NULL, not_before INTEGER NOT NULL, not_after INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS audit (at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL);
+";
+
+/// Audit entries kept; about ten years of a busy team.
+const AUDIT_MAX: i64 = 100_000;
+
+/// Why the journal failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal: {0}")]
+pub struct JournalError(#[from] rusqlite::Error);
+
+/// A certificate home issued for a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// Hosts it is for.
+    pub hosts: Vec<String>,
+    /// PEM chain, leaf first.
+    pub chain: String,
+    /// PEM key.
+    pub key: String,
+    /// Start of its life, seconds since the epoch.
+    pub not_before: u64,
+    /// End of its life.
+    pub not_after: u64,
+}
+
+/// A PoP taken out of the answers.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Drain {
+    /// Which.
+    pub pop: String,
+    /// When it ends by itself, seconds since the epoch; `None`: when it is lifted.
+    pub until: Option<u64>,
+    /// Why, in words; may be empty.
+    pub reason: String,
+}
+
+/// The journal. Calls may come from any thread.
+#[derive(Debug)]
+pub struct Journal {
+    connection: Mutex<Connection>,
+}
+
+impl Journal {
+    /// Opens or makes the database.
+    ///
+    /// # Errors
+    /// [`JournalError`] if it can't be read, written, or is none.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // An acknowledged purge must survive a power cut: every commit is synced.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    /// The newest snapshot: number, hash of its content, signed form.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn newest(&self) -> Result<Option<(u64, String, Signed)>, JournalError> {
+        let connection = self.connection.lock();
+        let mut query = connection
+            .prepare_cached("SELECT number, content, signed FROM snapshot ORDER BY number DESC LIMIT 1")?;
+        Ok(query.query_row([], |row| Ok((row.get(0)?, row.get(1)?, json(row, 2)?))).optional()?)
+    }
+
+    /// Keeps a snapshot.
+    ///
+    /// # Errors
+    /// [`JournalError`], also where its number is taken.
+    pub fn keep_snapshot(
+        &self,
+        number: u64,
+        created: u64,
+        content: &str,
+        signed: &Signed,
+    ) -> Result<(), JournalError> {
+        let signed = text(signed)?;
+        let values = params![number, created, content, signed];
+        self.connection.lock().execute("INSERT INTO snapshot VALUES (?, ?, ?, ?)", values)?;
+        Ok(())
+    }
+
+    /// What a file was sealed to before for a node's key, so that the same content is the same snapshot.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn sealed(
+        &self,
+        plain: &Sha256,
+        path: &str,
+        node: &str,
+        key: &str,
+    ) -> Result<Option<(Sha256, u64)>, JournalError> {
+        let connection = self.connection.lock();
+        let mut query = connection.prepare_cached(
+            "SELECT sealed, bytes FROM sealed WHERE plain = ? AND path = ? AND node = ? AND key = ?",
+        )?;
+        let found: Option<(String, u64)> = query
+            .query_row(params![plain.to_string(), path, node, key], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        Ok(found.and_then(|(hash, bytes)| Some((hash.parse().ok()?, bytes))))
+    }
+
+    /// Remembers what a file was sealed to.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn keep_sealed(
+        &self,
+        plain: &Sha256,
+        path: &str,
+        node: &str,
+        key: &str,
+        sealed: &Sha256,
+        bytes: u64,
+    ) -> Result<(), JournalError> {
+        let values = params![plain.to_string(), path, node, key, sealed.to_string(), bytes];
+        self.connection.lock().execute("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?, ?, ?, ?)", values)?;
+        Ok(())
+    }
+
+    /// Numbers purges and keeps them, all or none. Returns them in order.
+    ///
+    /// # Errors
+    /// [`JournalError`]; none is kept then.
+    pub fn add_purges(&self, scopes: &[Scope], mode: Mode, issued: u64) -> Result<Vec<Purge>, JournalError> {
+        let mut connection = self.connection.lock();
+        let transaction = connection.transaction()?;
+        let mut out = Vec::with_capacity(scopes.len());
+        for scope in scopes {
+            let values = params![text(scope)?, text(&mode)?, issued];
+            transaction.execute("INSERT INTO purge (scope, mode, issued) VALUES (?, ?, ?)", values)?;
+            let sequence = u64::try_from(transaction.last_insert_rowid()).ok();
+            out.push(Purge { sequence, scope: scope.clone(), mode });
+        }
+        transaction.commit()?;
+        Ok(out)
+    }
+
+    /// Purges after a sequence, oldest first, at most `count`.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn purges_after(&self, sequence: u64, count: usize) -> Result<Vec<Purge>, JournalError> {
+        let connection = self.connection.lock();
+        let mut query = connection.prepare_cached(
+            "SELECT sequence, scope, mode FROM purge WHERE sequence > ? ORDER BY sequence LIMIT ?",
+        )?;
+        let purges = query.query_map(params![sequence, count], |row| {
+            Ok(Purge { sequence: Some(row.get(0)?), scope: json(row, 1)?, mode: json(row, 2)? })
+        })?;
+        Ok(purges.collect::<Result<_, _>>()?)
+    }
+
+    /// The last sequence given; 0 before the first.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn last_purge(&self) -> Result<u64, JournalError> {
+        let connection = self.connection.lock();
+        Ok(connection.query_row("SELECT COALESCE(MAX(sequence), 0) FROM purge", [], |row| row.get(0))?)
+    }
+
+    /// Up to which sequence a node has acknowledged; 0 before the first.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn applied(&self, node: &str) -> Result<u64, JournalError> {
+        let connection = self.connection.lock();
+        let found =
+            connection.query_row("SELECT sequence FROM applied WHERE node = ?", [node], |row| row.get(0));
+        Ok(found.optional()?.unwrap_or(0))
+    }
+
+    /// Keeps an acknowledgement.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn keep_applied(&self, node: &str, sequence: u64) -> Result<(), JournalError> {
+        self.connection
+            .lock()
+            .execute("INSERT OR REPLACE INTO applied VALUES (?, ?)", params![node, sequence])?;
+        Ok(())
+    }
+
+    /// Drains in force at `now`; those that are over are forgotten.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn drains(&self, now: u64) -> Result<Vec<Drain>, JournalError> {
+        let connection = self.connection.lock();
+        connection.execute("DELETE FROM drain WHERE until <= ?", [now])?;
+        let mut query = connection.prepare_cached("SELECT pop, until, reason FROM drain ORDER BY pop")?;
+        let drains = query
+            .query_map([], |row| Ok(Drain { pop: row.get(0)?, until: row.get(1)?, reason: row.get(2)? }))?;
+        Ok(drains.collect::<Result<_, _>>()?)
+    }
+
+    /// Drains a PoP, or changes its drain.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn drain(&self, drain: &Drain) -> Result<(), JournalError> {
+        let values = params![drain.pop, drain.until, drain.reason];
+        self.connection.lock().execute("INSERT OR REPLACE INTO drain VALUES (?, ?, ?)", values)?;
+        Ok(())
+    }
+
+    /// Lifts a drain. `false`: there was none.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn undrain(&self, pop: &str) -> Result<bool, JournalError> {
+        Ok(self.connection.lock().execute("DELETE FROM drain WHERE pop = ?", [pop])? > 0)
+    }
+
+    /// The certificate issued for a site.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn certificate(&self, site: &str) -> Result<Option<Issued>, JournalError> {
+        let connection = self.connection.lock();
+        let mut query = connection.prepare_cached(
+            "SELECT hosts, chain, key, not_before, not_after FROM certificate WHERE site = ?",
+        )?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let (not_before, not_after) = (row.get(3)?, row.get(4)?);
+            Ok(Issued { hosts: json(row, 0)?, chain: row.get(1)?, key: row.get(2)?, not_before, not_after })
+        };
+        Ok(query.query_row([site], read).optional()?)
+    }
+
+    /// Keeps a site's certificate in place of the one before.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn keep_certificate(&self, site: &str, issued: &Issued) -> Result<(), JournalError> {
+        let values = params![
+            site,
+            text(&issued.hosts)?,
+            issued.chain,
+            issued.key,
+            issued.not_before,
+            issued.not_after
+        ];
+        self.connection
+            .lock()
+            .execute("INSERT OR REPLACE INTO certificate VALUES (?, ?, ?, ?, ?, ?)", values)?;
+        Ok(())
+    }
+
+    /// Writes down who did what.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn audit(&self, at: u64, who: &str, what: &str) -> Result<(), JournalError> {
+        let connection = self.connection.lock();
+        connection.execute("INSERT INTO audit VALUES (?, ?, ?)", params![at, who, what])?;
+        let oldest = connection.last_insert_rowid() - AUDIT_MAX;
+        connection.execute("DELETE FROM audit WHERE rowid <= ?", [oldest])?;
+        Ok(())
+    }
+}
+
+fn text(value: &impl serde::Serialize) -> Result<String, rusqlite::Error> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, error.into())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn purges_and_acknowledgements_outlive_the_process() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("j.db");
+        let journal = Journal::open(&path).unwrap();
+        let scopes = [Scope::All, Scope::Tag { tag: "v1".into(), site: None }];
+        let kept = journal.add_purges(&scopes, Mode::Soft, 5).unwrap();
+        assert_eq!(kept.iter().map(|purge| purge.sequence).collect::<Vec<_>>(), [Some(1), Some(2)]);
+        journal.keep_applied("fra", 1).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path).unwrap();
+        assert_eq!(journal.purges_after(journal.applied("fra").unwrap(), 10).unwrap(), kept[1..]);
+        assert_eq!(journal.applied("nyc").unwrap(), 0);
+        assert_eq!(journal.last_purge().unwrap(), 2);
+    }
+
+    #[test]
+    fn a_drain_ends_by_itself() {
+        let temp = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&temp.path().join("j.db")).unwrap();
+        journal.drain(&Drain { pop: "fra".into(), until: Some(10), reason: String::new() }).unwrap();
+        journal.drain(&Drain { pop: "nyc".into(), until: None, reason: "disk".into() }).unwrap();
+        assert_eq!(journal.drains(9).unwrap().len(), 2);
+        assert_eq!(journal.drains(10).unwrap().len(), 1);
+        assert!(journal.undrain("nyc").unwrap());
+        assert!(!journal.undrain("nyc").unwrap());
+    }
+}
