@@ -49,7 +49,9 @@ pub struct Server {
     stats: Arc<Stats>,
     /// Set by the first swap.
     views: OnceLock<Arc<ArcSwap<View>>>,
-    rebuilding: Mutex<()>,
+    /// Held while a view is made. Keeps the view replaced last, so that it is freed here and not by the
+    /// worker that read it last, in the middle of a batch.
+    rebuilding: Mutex<Option<Arc<View>>>,
     /// Services and families without a healthy PoP, as last said.
     all_down: Mutex<BTreeSet<(String, String)>>,
     serving: AtomicBool,
@@ -99,7 +101,7 @@ impl Server {
             health,
             stats,
             views: OnceLock::new(),
-            rebuilding: Mutex::new(()),
+            rebuilding: Mutex::new(None),
             all_down: Mutex::new(BTreeSet::new()),
             serving: AtomicBool::new(false),
             running: Mutex::new(None),
@@ -119,12 +121,12 @@ impl Server {
 
     /// Stores a view of the health of now: with a new base, or with the one that serves.
     fn rebuild(&self, base: Option<Arc<Base>>) {
-        let _one = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replaced = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(base) = base.or_else(|| self.view().map(|view| Arc::clone(&view.base))) else { return };
         let view = Arc::new(View::new(base, self.health.view()));
         self.say_all_down(&view);
         match self.views.get() {
-            Some(views) => views.store(view),
+            Some(views) => *replaced = Some(views.swap(view)),
             // The lock above makes this the only writer.
             None => drop(self.views.set(Arc::new(ArcSwap::new(view)))),
         }

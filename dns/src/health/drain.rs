@@ -29,15 +29,22 @@ pub struct Drain {
 pub struct Drains(BTreeMap<String, Drain>);
 
 impl Drains {
-    /// Drains a PoP, or changes its drain. A reason that is too long is cut.
-    pub fn set(&mut self, pop: &str, now: Moment, lasts: Option<Duration>, reason: &str) {
+    /// Drains a PoP, or changes its drain; `false`: it was drained so already. A reason that is too long
+    /// is cut.
+    pub fn set(&mut self, pop: &str, now: Moment, lasts: Option<Duration>, reason: &str) -> bool {
         let mut cut = reason.len().min(REASON_BYTES_MAX);
         while !reason.is_char_boundary(cut) {
             cut -= 1;
         }
-        let since = self.0.get(pop).map_or(now, |drain| drain.since);
-        let until = lasts.map(|lasts| now.plus(lasts));
-        self.0.insert(pop.to_owned(), Drain { since, until, reason: reason[..cut].to_owned() });
+        let (until, reason) = (lasts.map(|lasts| now.plus(lasts)), &reason[..cut]);
+        let before = self.0.get(pop);
+        let same = |drain: &&Drain| drain.reason == reason && is_same_end(drain.until, until);
+        if before.filter(same).is_some() {
+            return false;
+        }
+        let since = before.map_or(now, |drain| drain.since);
+        self.0.insert(pop.to_owned(), Drain { since, until, reason: reason.to_owned() });
+        true
     }
 
     /// Lifts a drain. `false`: there was none.
@@ -66,6 +73,16 @@ impl Drains {
     }
 }
 
+/// Whether two ends mean the same: home repeats its drains in whole seconds left.
+fn is_same_end(a: Option<Moment>, b: Option<Moment>) -> bool {
+    /// Rounding at both ends of the journey.
+    const APART_MAX: Duration = Duration::from_secs(2);
+    match (a, b) {
+        (Some(a), Some(b)) => a.since(b).max(b.since(a)) <= APART_MAX,
+        (a, b) => a == b,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,11 +101,13 @@ mod tests {
     #[test]
     fn a_second_drain_moves_the_end_and_keeps_the_beginning() {
         let mut drains = Drains::default();
-        drains.set("fra", Moment(0), None, "a");
+        assert!(drains.set("fra", Moment(0), None, "a"));
+        assert!(!drains.set("fra", Moment(3), None, "a"), "repeated");
         drains.set("fra", Moment(5), Some(Duration::from_secs(1)), &"ä".repeat(200));
         let (_, drain) = drains.iter().next().unwrap();
         assert_eq!((drain.since, drain.until), (Moment(0), Some(Moment(1005))));
         assert_eq!(drain.reason.len(), REASON_BYTES_MAX);
+        assert!(!drains.set("fra", Moment(6), Some(Duration::from_secs(2)), &"ä".repeat(100)), "rounded");
         let text = serde_json::to_string(&drains).unwrap();
         assert_eq!(serde_json::from_str::<Drains>(&text).unwrap(), drains);
     }

@@ -274,8 +274,11 @@ impl Health {
         if !inner.pops.contains(pop) {
             return Err(pop.to_owned());
         }
-        inner.drains.set(pop, clock::now(), lasts, reason);
+        let changed = inner.drains.set(pop, clock::now(), lasts, reason);
         drop(inner);
+        if !changed {
+            return Ok(());
+        }
         self.save_drains();
         info!(
             pop,
