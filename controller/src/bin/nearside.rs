@@ -435,6 +435,10 @@ async fn purge(at: &HomeArgs, what: &PurgeArgs) -> Result<ExitCode, Failure> {
     scopes.extend(what.tag.iter().map(|tag| Scope::Tag { tag: tag.clone(), site: None }));
     scopes.extend(what.site.iter().cloned().map(Scope::Site));
     scopes.extend(what.all.then_some(Scope::All));
+    if scopes.is_empty() {
+        eprintln!("nearside: --soft says how, not what: name URLs, --prefix, --tag, --site or --all");
+        return Ok(args::usage());
+    }
     let mode = if what.soft { Mode::Soft } else { Mode::Hard };
     let answer: PurgeAnswer = at.post("/v1/purges", json(&PurgeRequest { scopes, mode })).await?;
     if at.json {
