@@ -39,7 +39,7 @@ fn open(dir: &Path) -> Arc<Cache> {
 /// Each stored body follows from its number, which its head carries.
 async fn store(cache: &Arc<Cache>, path: u64, number: u64) {
     let length = [100, 5000, 150_000, 400_000, 2 * MIB + 5][(number % 5) as usize];
-    let mut meta = meta((number % 2 == 0).then_some(length));
+    let mut meta = meta(number.is_multiple_of(2).then_some(length));
     meta.headers.insert("x-number", number.into());
     meta.headers.insert("x-length", length.into());
     let (filler, object) = cache.alone(&key(&format!("/{path}"))).start(meta, Keep::Always);

@@ -370,8 +370,12 @@ impl Disk {
 
     /// Hands an object to the writer, once.
     pub fn admit(&self, object: &Arc<Object>) {
-        if self.is_paused() || !object.try_queue() {
+        // First what every hit pays for: one load.
+        if !object.try_queue() {
             return;
+        }
+        if self.is_paused() {
+            return object.unqueue();
         }
         let bytes = object.whole().map_or(0, |content| content.len() as u64);
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
