@@ -15,7 +15,9 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::{listen::Front, request::Edge, site::Site, stats::SiteStats, tls::Resolver};
+use crate::{
+    cache::metrics::Kind, listen::Front, request::Edge, site::Site, stats::SiteStats, tls::Resolver,
+};
 
 /// Registers the edge's collector.
 pub fn register(metrics: &Metrics, edge: &Arc<Edge>, front: &Arc<Front>, resolver: &Arc<Resolver>) {
@@ -43,6 +45,7 @@ impl Collector for EdgeCollector {
         self.front(&mut encoder)?;
         self.sites(&mut encoder)?;
         self.origins(&mut encoder)?;
+        self.cache(&mut encoder)?;
         self.certificates(&mut encoder)
     }
 }
@@ -177,6 +180,17 @@ impl EdgeCollector {
             for site in sites.iter() {
                 let value = ConstGauge::new(pick(site) as f64);
                 labelled(&mut family, &[("site", site.name.as_str())], &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cache(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, kind, value) in self.edge.cache.metrics().each() {
+            let name = format!("cache_{name}");
+            match kind {
+                Kind::Counter => counter(encoder, &name, help, value)?,
+                Kind::Gauge => gauge(encoder, &name, help, value as f64)?,
             }
         }
         Ok(())

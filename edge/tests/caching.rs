@@ -439,3 +439,33 @@ async fn a_post_that_says_so_answers_later_gets() {
     assert_eq!(edge.send(Method::POST, "/form", &[], "x").await.text(), "answer 3");
     assert_eq!(origin.requests(), 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_of_what_is_not_stored() {
+    let origin = Origin::start(|_, asked| async move {
+        let fields = [("cache-control", "max-age=60"), ("etag", "\"v\""), ("accept-ranges", "bytes")];
+        match asked.headers().get("range").map(|range| range.to_str().unwrap()) {
+            Some("bytes=2-4") => {
+                let mut part = said(206, &fields, "cde");
+                part.headers_mut().insert("content-range", "bytes 2-4/26".parse().unwrap());
+                part
+            }
+            Some(other) => said(400, &[], other.to_owned()),
+            None => said(200, &fields, "abcdefghijklmnopqrstuvwxyz"),
+        }
+    })
+    .await;
+    let edge = Edge::start(&origin).await;
+    let part = edge.get("/", &[("range", "bytes=2-4")]).await;
+    assert_eq!((part.status.as_u16(), part.text()), (206, "cde"));
+    assert_eq!(part.field("content-range"), "bytes 2-4/26");
+    let all = edge.get("/", &[("range", "bytes=0-")]).await;
+    assert_eq!((all.status.as_u16(), all.text()), (206, "abcdefghijklmnopqrstuvwxyz"));
+    assert_eq!(
+        edge.get("/", &[]).await.field("x-cache-status"),
+        "HIT",
+        "a part is never taken for the whole"
+    );
+    assert_eq!(edge.get("/", &[("range", "bytes=2-4")]).await.text(), "cde");
+    assert_eq!(origin.requests(), 2);
+}

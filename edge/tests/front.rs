@@ -1,5 +1,7 @@
 //! What clients meet before any cache: hosts, TLS, limits, forwarding, tunnels, drain.
 
+#![allow(clippy::unwrap_used, reason = "what a test's origin does is part of the test")]
+
 mod support;
 
 use std::{

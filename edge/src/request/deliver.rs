@@ -16,6 +16,10 @@ use crate::{
     stats::Outcome,
 };
 
+/// Content up to this size leaves as one frame with its head, in one `writev`; larger content in frames of
+/// this size, which keep what a slow reader pins small (docs/design.md).
+const FRAME_BYTES: usize = 128 * 1024;
+
 /// Answers from the store without the origin.
 pub(super) fn hit(
     exchange: &Exchange,
@@ -75,16 +79,15 @@ fn content(
     fields: &mut HeaderMap,
 ) -> Body {
     let meta = object.meta();
-    if let Content::Part { first, complete_length, .. } = meta.content {
-        // Policy has found the request inside this part.
-        if let Some(span) = range::within_part(&exchange.headers, meta, now()) {
-            *status = StatusCode::PARTIAL_CONTENT;
-            if let Some(length) = complete_length {
-                fields.insert(header::CONTENT_RANGE, span.content_range(length));
-            }
-            fields.insert(header::CONTENT_LENGTH, span.bytes().into());
-            return Body::stored(object.body(Some(span.first - first..span.last + 1 - first)));
+    if let Content::Part { first, last, complete_length } = meta.content {
+        // The origin's answer to this very request, or one that policy has found to hold it.
+        let span = range::within_part(&exchange.headers, meta, now()).unwrap_or(Span { first, last });
+        *status = StatusCode::PARTIAL_CONTENT;
+        if let Some(length) = complete_length {
+            fields.insert(header::CONTENT_RANGE, span.content_range(length));
         }
+        fields.insert(header::CONTENT_LENGTH, span.bytes().into());
+        return read(object, span.first..span.last + 1);
     }
     let length = object.length();
     if let Some(length) = length {
@@ -110,7 +113,20 @@ fn content(
             fields.insert(header::CONTENT_LENGTH, length.into());
         }
     }
-    if exchange.method == Method::HEAD { Body::empty() } else { Body::stored(object.body(None)) }
+    match (&exchange.method, object.whole()) {
+        (&Method::HEAD, _) => Body::empty(),
+        (_, Some(whole)) if whole.len() <= FRAME_BYTES => Body::whole(whole.clone()),
+        _ => Body::stored(object.body(None)),
+    }
+}
+
+/// Reads bytes `span` of an object: what is in memory and small enough goes out as one frame.
+fn read(object: &Arc<Object>, span: std::ops::Range<u64>) -> Body {
+    let slice = object.whole().and_then(|whole| {
+        let (start, end) = (usize::try_from(span.start).ok()?, usize::try_from(span.end).ok()?);
+        (end <= whole.len() && end - start <= FRAME_BYTES).then(|| whole.slice(start..end))
+    });
+    slice.map_or_else(|| Body::stored(object.body(Some(span))), Body::whole)
 }
 
 /// 1xx, 204 and 304 have no content and no length (RFC 9110 section 8.6).
@@ -120,11 +136,10 @@ fn has_no_content(status: StatusCode) -> bool {
 
 /// One span as it is, several as `multipart/byteranges` (RFC 9110 section 15.3.7).
 fn parts(object: &Arc<Object>, spans: &[Span], length: u64, fields: &mut HeaderMap) -> Body {
-    let read = |span: &Span| object.body(Some(span.first..span.last + 1));
     if let [span] = spans {
         fields.insert(header::CONTENT_RANGE, span.content_range(length));
         fields.insert(header::CONTENT_LENGTH, span.bytes().into());
-        return Body::stored(read(span));
+        return read(object, span.first..span.last + 1);
     }
     // 64 random bits: the content can't have been made to hold the boundary beforehand.
     let boundary = format!("{:016x}", fastrand::u64(..));
@@ -143,7 +158,7 @@ fn parts(object: &Arc<Object>, spans: &[Span], length: u64, fields: &mut HeaderM
         head.extend_from_slice(b"\r\n\r\n");
         total += head.len() as u64 + span.bytes();
         parts.push(Part::Made(Bytes::from(head)));
-        parts.push(Part::Stored(read(span)));
+        parts.push(Part::Stored(object.body(Some(span.first..span.last + 1))));
     }
     let end = Bytes::from(format!("\r\n--{boundary}--\r\n"));
     total += end.len() as u64;

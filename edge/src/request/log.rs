@@ -1,7 +1,7 @@
 //! The access log: one event per response, written when its last byte is sent or its client has gone.
 //!
-//! Off unless the log filter enables the target `access` (`--log-level info,access=info`), and then free
-//! of secrets: the query is never logged, it may carry signatures.
+//! Off unless asked for (`--log-level info,access=debug`), and then free of secrets: the query is never
+//! logged, it may carry signatures.
 
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ pub struct Access {
 impl Access {
     /// Whether anyone reads it.
     pub fn enabled() -> bool {
-        tracing::enabled!(target: "access", tracing::Level::INFO)
+        tracing::enabled!(target: "access", tracing::Level::DEBUG)
     }
 
     /// Notes a response head.
@@ -51,7 +51,7 @@ impl Access {
 
     /// The response has ended.
     pub fn write(self, sent_bytes: u64) {
-        tracing::info!(
+        tracing::debug!(
             target: "access",
             peer = %self.peer,
             scheme = self.scheme,

@@ -4,9 +4,12 @@
 //! answer with it. Who leads waits for its verdict; who follows waits for the head and then looks up
 //! again, and fetches alone where what came is not for it.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, header};
 
 use super::{Answer, Body, Exchange, Refusal, deliver, forward::Forwarding, now};
 use crate::{
@@ -16,8 +19,11 @@ use crate::{
     },
     origin::{FetchBody, FetchError, SendBody},
     policy::{
-        self, Asked, Collapse, Fetch, Forward, Plan, Revalidate, StalePermit, Timestamp, Verdict,
-        decide::Validated, headers, status::CacheStatus,
+        self, Asked, Collapse, Content, Fetch, Forward, Plan, Revalidate, StalePermit, Timestamp, Verdict,
+        decide::{Range, Validated},
+        headers,
+        range::{self, Spec},
+        status::CacheStatus,
     },
     stats::Outcome,
 };
@@ -65,6 +71,7 @@ pub(super) async fn obtain(
 ) -> Result<Answer, Refusal> {
     let cache = &exchange.edge.cache;
     let waiting_since = now();
+    widen(exchange, &mut need);
     for _ in 0..JOINS_MAX {
         if need.collapse() == Collapse::Alone {
             break;
@@ -97,6 +104,19 @@ pub(super) async fn obtain(
     }
     let lease = cache.alone(&exchange.key);
     lead(exchange, found, need, lease).await
+}
+
+/// `bytes=0-`, which players begin with, asks for everything: it is fetched as everything, once for all.
+fn widen(exchange: &Exchange, need: &mut Need) {
+    let Need::Fetch(fetch) = need else { return };
+    let everything = [Spec::From { first: 0, last: None }];
+    let asks_for_all = range::parse(&exchange.headers).is_some_and(|specs| specs == everything);
+    if fetch.range == Range::AsAsked && asks_for_all && !exchange.headers.contains_key(header::IF_RANGE) {
+        fetch.range = Range::Dropped;
+        if !exchange.headers.contains_key(header::AUTHORIZATION) {
+            fetch.collapse = Collapse::Join;
+        }
+    }
 }
 
 /// What came of the fetch that was waited for, if it answers this request as well (RFC 9111 section 4).
@@ -211,7 +231,7 @@ pub(super) fn passed(
 }
 
 fn alone(forward: Forward) -> Fetch {
-    Fetch { forward, collapse: Collapse::Alone, range: policy::decide::Range::AsAsked }
+    Fetch { forward, collapse: Collapse::Alone, range: Range::AsAsked }
 }
 
 /// When the origin was asked, and when its head came.
@@ -312,6 +332,12 @@ impl Asking {
             (Err(_), Ok(_)) => return Led::Failed(Refusal::Internal("answer-and-failure")),
         };
         match verdict {
+            // The store keeps whole chunks, which a part cut to a client's wish seldom is: it goes to the
+            // client alone.
+            Verdict::Store(meta) if matches!(meta.content, Content::Part { .. }) => {
+                lease.pass(Duration::ZERO);
+                Led::Passed(Box::new(response), times)
+            }
             Verdict::Store(meta) => {
                 let status = response.status();
                 let fields = headers::downstream(response.headers(), times.request, times.response);
@@ -358,9 +384,7 @@ impl Asking {
         let fields = match (&self.need, self.keep) {
             (_, Keep::Always) => headers::upstream_refresh(&exchange.headers, &conditions),
             (Need::Fetch(fetch), _) => headers::upstream(&exchange.headers, &conditions, fetch.range),
-            (Need::Revalidate(_), _) => {
-                headers::upstream(&exchange.headers, &conditions, policy::decide::Range::Dropped)
-            }
+            (Need::Revalidate(_), _) => headers::upstream(&exchange.headers, &conditions, Range::Dropped),
         };
         ask(exchange, fields, SendBody::Empty).await
     }

@@ -3,6 +3,7 @@
 //! Ports are the system's choice, so that tests run side by side. Everything ends with the test.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a harness fails by panicking")]
 
 use std::{
     collections::BTreeMap,
