@@ -72,7 +72,8 @@ impl<T> Wire<T> {
             // hyper reads a body only when someone wants it: then the client is to blame.
             Some(guard) if !guard.is_idle() => Some(Turned::BodyTimeout),
             Some(_) => None,
-            None if busy => None,
+            // The last stream may end without another read being tried: the deadline always runs here, and
+            // starts again where it finds streams open.
             None => Some(Turned::Idle),
         }
     }
@@ -105,7 +106,12 @@ impl<T> Wire<T> {
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            if Instant::now() >= deadline {
+            let now = Instant::now();
+            if now >= deadline {
+                if why == Turned::Idle && self.client.in_flight.load(Ordering::Relaxed) > 0 {
+                    self.reading = Some((why, now));
+                    continue;
+                }
                 self.stats.turned(why);
                 return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why.name()));
             }
