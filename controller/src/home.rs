@@ -217,15 +217,16 @@ impl Home {
     fn node_keys(&self, identities: &StateDir, node: &str) -> Result<Vec<PathBuf>, HomeError> {
         let mut made = Vec::new();
         let public = self.signing_key()?.public_key().to_string() + "\n";
-        if !identities.path(format!("{node}/snapshot.pub")).exists() {
-            made.push(identities.write(format!("{node}/snapshot.pub"), public.as_bytes())?);
+        let snapshot_key = format!("{node}/{}", identity::SNAPSHOT_KEY);
+        if !identities.path(&snapshot_key).exists() {
+            made.push(identities.write(snapshot_key, public.as_bytes())?);
         }
         let known = read(&self.state, &format!("seal/{node}.pub"))?.is_some();
         // The private half may have been moved to its node: only home's half says that there is a pair.
         if !known {
             let path = self.state.path("seal");
             let (private, public) = seal::generate().map_err(|source| HomeError::Sealing { path, source })?;
-            made.push(identities.write(format!("{node}/seal.key"), private.as_bytes())?);
+            made.push(identities.write(format!("{node}/{}", identity::SEAL_KEY), private.as_bytes())?);
             made.push(identities.write(format!("{node}/seal.pub"), public.as_bytes())?);
             made.push(self.state.write(format!("seal/{node}.pub"), public.as_bytes())?);
         }
@@ -325,7 +326,7 @@ mod tests {
         for node in ["fra", "nyc", "ns1", "ns2"] {
             let read = Identity::read(&identities.path(node)).unwrap();
             assert_eq!(read.common_name, format!("node:{node}"));
-            for file in ["snapshot.pub", "seal.key", "seal.pub"] {
+            for file in [identity::SNAPSHOT_KEY, identity::SEAL_KEY, "seal.pub"] {
                 assert!(identities.path(node).join(file).exists(), "{node}/{file}");
             }
         }

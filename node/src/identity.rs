@@ -23,9 +23,9 @@ pub const CERT: &str = "cert.pem";
 pub const KEY: &str = "key.pem";
 
 /// Home's public key, which signs snapshots ([`nearside_fleet::snapshot::PublicKey`]).
-pub const HOME_KEY: &str = "home.pub";
+pub const SNAPSHOT_KEY: &str = "snapshot.pub";
 /// This node's key for what is sealed for it ([`nearside_fleet::seal::OpeningKey`]).
-pub const OPENING_KEY: &str = "opening.key";
+pub const SEAL_KEY: &str = "seal.key";
 
 /// A node's credentials, read and checked.
 #[derive(Debug)]

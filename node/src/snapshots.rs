@@ -308,12 +308,12 @@ fn tree_name(number: u64) -> String {
 }
 
 fn home_key(state: &StateDir) -> Result<PublicKey, NotTaken> {
-    let (path, text) = read_key(state, identity::HOME_KEY)?;
+    let (path, text) = read_key(state, identity::SNAPSHOT_KEY)?;
     text.parse().map_err(|error| NotTaken::Key(path, error))
 }
 
 fn read_opening_key(state: &StateDir) -> Result<OpeningKey, NotTaken> {
-    let (path, text) = read_key(state, identity::OPENING_KEY)?;
+    let (path, text) = read_key(state, identity::SEAL_KEY)?;
     OpeningKey::from_text(&text).map_err(|error| NotTaken::Opening(path, error))
 }
 
@@ -357,8 +357,8 @@ mod tests {
             Ca::new().write_identity(&dir, "node:ns1");
             let (home, _) = SigningKey::generate().unwrap();
             let (opening, sealing) = seal::generate().unwrap();
-            fs::write(dir.join(identity::HOME_KEY), home.public_key().to_string()).unwrap();
-            fs::write(dir.join(identity::OPENING_KEY), opening).unwrap();
+            fs::write(dir.join(identity::SNAPSHOT_KEY), home.public_key().to_string()).unwrap();
+            fs::write(dir.join(identity::SEAL_KEY), opening).unwrap();
             Self { temp, home, sealing: SealingKey::from_text(&sealing).unwrap() }
         }
 
