@@ -31,6 +31,7 @@ use crate::{
     steering::ServiceId,
     transport::{
         bind::{self, Listener},
+        encrypted::{Certificate, Encrypted},
         stats::{Stats, Sums},
         tcp::Streams,
         udp::Workers,
@@ -54,6 +55,8 @@ pub struct Server {
     rebuilding: Mutex<Option<Arc<View>>>,
     /// Services and families without a healthy PoP, as last said.
     all_down: Mutex<BTreeSet<(String, String)>>,
+    /// Shown by the encrypted listeners.
+    certificate: Arc<Certificate>,
     serving: AtomicBool,
     running: Mutex<Option<Running>>,
     /// Ends the tasks that run beside the sockets.
@@ -65,6 +68,7 @@ struct Running {
     listen: Vec<SocketAddr>,
     workers: Workers,
     streams: Arc<Streams>,
+    encrypted: Option<Encrypted>,
 }
 
 /// What the server says of itself under `program_report` in `GET /v1/status`.
@@ -103,6 +107,7 @@ impl Server {
             views: OnceLock::new(),
             rebuilding: Mutex::new(None),
             all_down: Mutex::new(BTreeSet::new()),
+            certificate: Arc::default(),
             serving: AtomicBool::new(false),
             running: Mutex::new(None),
             stop: CancellationToken::new(),
@@ -202,6 +207,7 @@ impl Daemon for Server {
 
     fn swap(&self, staged: Staged) {
         self.compare_listeners(&staged.base);
+        self.certificate.replace(staged.certificate);
         self.health.apply(staged.plan);
         self.rebuild(Some(staged.base));
     }
@@ -230,7 +236,15 @@ impl Daemon for Server {
         for address in &listen {
             info!(%address, "serving DNS over UDP and TCP");
         }
-        *self.lock_running() = Some(Running { listen, workers, streams });
+        let encrypted = match &node.encrypted {
+            Some(config) => {
+                let certificate = Arc::clone(&self.certificate);
+                let started = Encrypted::start(config, certificate, views, &self.stats).await;
+                Some(started.map_err(StartError)?)
+            }
+            None => None,
+        };
+        *self.lock_running() = Some(Running { listen, workers, streams, encrypted });
         self.serving.store(true, Ordering::Release);
         Ok(())
     }
@@ -271,8 +285,11 @@ impl Daemon for Server {
         self.serving.store(false, Ordering::Release);
         self.stop.cancel();
         let running = self.lock_running().take();
-        if let Some(Running { workers, streams, .. }) = running {
+        if let Some(Running { workers, streams, encrypted, .. }) = running {
             streams.stop(deadline).await;
+            if let Some(encrypted) = encrypted {
+                encrypted.stop(deadline).await;
+            }
             let workers = tokio::task::spawn_blocking(move || workers.stop());
             // Workers bound their own end; a panicked join leaves nothing to wait for.
             let _ = tokio::time::timeout_at(deadline.into(), workers).await;

@@ -13,12 +13,17 @@ use std::{
 };
 
 use nearside_fleet::config::{Config, Geoip, Pop, Service, Zone as ZoneConfig};
-use nearside_node::Refusal;
+use nearside_node::{
+    Refusal,
+    certificate::{CertificateError, load},
+};
 use nearside_zones::{Binding, Bindings, Finding, Name, Zone, Zones, master};
+use rustls::sign::CertifiedKey;
 use tracing::info;
 
 use crate::{
     answer::{Identity, Limits, TailoredService, cookie::CookieKeys},
+    clock,
     health::plan::Plan,
     steering::{self, Steering},
     transport::{stats::Stats, tcp},
@@ -31,6 +36,8 @@ pub struct Staged {
     pub base: Arc<Base>,
     /// What is probed from now on.
     pub plan: Plan,
+    /// What the encrypted listeners show, where there are any.
+    pub certificate: Option<Arc<CertifiedKey>>,
     /// Files read that the fleet file does not name: `$INCLUDE`d ones.
     pub also_read: Vec<PathBuf>,
     /// What is odd about the zones but no reason to refuse them.
@@ -89,6 +96,10 @@ impl Stage {
             reasons.extend(errors.iter().map(ToString::to_string));
             Plan::default()
         });
+        let certificate = certificate(config, node).unwrap_or_else(|error| {
+            reasons.push(error.to_string());
+            None
+        });
         let steering = self.steering(config).map_err(|reason| reasons.push(reason)).ok();
         let Some(steering) = steering.filter(|_| reasons.is_empty()) else {
             return Err(Refusal::all(reasons));
@@ -106,7 +117,7 @@ impl Stage {
             // The fleet file has no key for it yet, and no limit fits both a lone resolver and a farm.
             rrl: None,
         };
-        Ok(Staged { base: Arc::new(base), plan, also_read, warnings })
+        Ok(Staged { base: Arc::new(base), plan, certificate, also_read, warnings })
     }
 
     fn steering(&self, config: &Config) -> Result<Arc<Steering>, String> {
@@ -197,4 +208,11 @@ fn bindings(config: &Config, zone: &ZoneConfig, origin: &Name) -> Result<Binding
         bindings.insert(owner, service);
     }
     Ok(bindings)
+}
+/// The certificate of the encrypted listeners; `None`: there are none.
+fn certificate(config: &Config, node: &str) -> Result<Option<Arc<CertifiedKey>>, CertificateError> {
+    let encrypted = config.dns.get(node).and_then(|node| node.encrypted.as_ref());
+    let Some(encrypted) = encrypted else { return Ok(None) };
+    let now_secs = i64::try_from(clock::now().0 / 1000).unwrap_or(i64::MAX);
+    load(&encrypted.certificate, &encrypted.key, now_secs).map(|served| Some(served.key))
 }

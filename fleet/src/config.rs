@@ -111,12 +111,29 @@ pub struct DnsNode {
     pub name: Id,
     /// UDP and TCP listeners.
     pub listen: Vec<SocketAddr>,
+    /// Encrypted listeners, if there are any.
+    pub encrypted: Option<DnsEncrypted>,
     /// Control listener.
     pub control: Option<SocketAddr>,
     /// Separate plain listener for `/metrics` only.
     pub metrics: Option<SocketAddr>,
     /// Worker threads; `None`: one per core.
     pub workers: Option<usize>,
+}
+
+/// `[dns.NAME.encrypted]`: DNS over TLS, HTTPS and QUIC, all with one certificate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DnsEncrypted {
+    /// DNS over TLS (RFC 7858), TCP.
+    pub tls: Vec<SocketAddr>,
+    /// DNS over HTTPS (RFC 8484), TCP; path `/dns-query`.
+    pub https: Vec<SocketAddr>,
+    /// DNS over QUIC (RFC 9250), UDP.
+    pub quic: Vec<SocketAddr>,
+    /// Chain, leaf first.
+    pub certificate: PathBuf,
+    /// PKCS#8, SEC1 or PKCS#1 key.
+    pub key: PathBuf,
 }
 
 /// What a probe speaks.

@@ -12,6 +12,7 @@
 pub mod apply;
 pub mod args;
 pub mod bind;
+pub mod certificate;
 pub mod control;
 pub mod daemon;
 pub mod desired;

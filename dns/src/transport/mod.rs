@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod bind;
+pub mod encrypted;
 pub mod stats;
 pub mod tcp;
 pub mod udp;

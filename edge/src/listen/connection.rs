@@ -26,6 +26,8 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
+use nearside_node::certificate::Served;
+
 use super::{
     Front,
     coalesce::{Coalesce, Sender},
@@ -35,7 +37,6 @@ use super::{
 use crate::{
     request::{self, Body},
     stats::Turned,
-    tls::Served,
 };
 
 /// How long a connection that was told to end may stay idle: a round trip to the far side of the world and

@@ -14,7 +14,7 @@ use rustls::{ServerConfig, server::NoServerSessionStorage};
 
 pub use self::{
     resolver::{Resolver, Table},
-    store::{Served, load_table},
+    store::load_table,
 };
 
 /// The server side of TLS for all listeners and all workers: they share the ticket keys, so that a

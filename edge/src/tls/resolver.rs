@@ -14,12 +14,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use nearside_node::certificate::Served;
 use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-
-use super::store::Served;
 
 /// Every certificate that is served, by host name.
 #[derive(Default)]

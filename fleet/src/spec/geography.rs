@@ -10,7 +10,7 @@ use super::{
     reader::{Section, Value, members, number},
 };
 use crate::{
-    config::{DnsNode, Geoip, Id, Location, NetworkPlace, Pop},
+    config::{DnsEncrypted, DnsNode, Geoip, Id, Location, NetworkPlace, Pop},
     files::Role,
 };
 
@@ -184,11 +184,18 @@ pub(super) fn dns(top: &Section<'_>) -> BTreeMap<Id, DnsNode> {
         let node = DnsNode {
             name: name.clone(),
             listen: section.parsed("listen", SOCKET),
+            encrypted: encrypted(&section),
             control: section.parse("control", SOCKET),
             metrics: section.parse("metrics", SOCKET),
             workers: workers(&section),
         };
         let streams = [("control", node.control), ("metrics", node.metrics)];
+        if let Some(encrypted) = &node.encrypted {
+            // QUIC is UDP: it may share address and port with DNS over TLS, as port 853 does.
+            for socket in encrypted.tls.iter().chain(&encrypted.https) {
+                listener(&mut sockets, &section, "encrypted", *socket);
+            }
+        }
         for (key, socket) in node.listen.iter().map(|socket| ("listen", Some(*socket))).chain(streams) {
             if let Some(socket) = socket {
                 listener(&mut sockets, &section, key, socket);
@@ -197,4 +204,17 @@ pub(super) fn dns(top: &Section<'_>) -> BTreeMap<Id, DnsNode> {
         nodes.insert(name, node);
     }
     nodes
+}
+
+fn encrypted(section: &Section<'_>) -> Option<DnsEncrypted> {
+    let inner = section.section("encrypted", keys::ENCRYPTED)?;
+    inner.required("certificate", "the path of a PEM chain, leaf first");
+    inner.required("key", "the path of a PEM private key");
+    let (certificate, key) = (inner.path("certificate", Role::Certificate), inner.path("key", Role::Key));
+    let [tls, https, quic] = ["tls", "https", "quic"].map(|key| inner.parsed(key, SOCKET));
+    if tls.is_empty() && https.is_empty() && quic.is_empty() {
+        let message = format!("[{}]: expected at least one of `tls`, `https`, `quic`", inner.place);
+        inner.doc.mistake(inner.span(), message);
+    }
+    Some(DnsEncrypted { tls, https, quic, certificate: certificate?, key: key? })
 }

@@ -20,7 +20,8 @@ pub(crate) const POP: &[&str] = &[
     "disk",
     "workers",
 ];
-pub(crate) const DNS: &[&str] = &["listen", "control", "metrics", "workers"];
+pub(crate) const DNS: &[&str] = &["listen", "encrypted", "control", "metrics", "workers"];
+pub(crate) const ENCRYPTED: &[&str] = &["tls", "https", "quic", "certificate", "key"];
 pub(crate) const CHECK: &[&str] = &[
     "type", "port", "host", "path", "status", "body", "verify", "ca", "family", "interval", "timeout",
     "rise", "fall",
@@ -63,6 +64,7 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("geoip.network", NETWORK),
     ("pop.NAME", POP),
     ("dns.NAME", DNS),
+    ("dns.NAME.encrypted", ENCRYPTED),
     ("check.NAME", CHECK),
     ("service.NAME", SERVICE),
     ("service.NAME.rule", RULE),
