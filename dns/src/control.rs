@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use nearside_node::{ControlRequest, ControlResponse};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     explain::{self, Question},
@@ -47,6 +47,14 @@ pub fn answer(server: &Server, request: &ControlRequest) -> ControlResponse {
     }
 }
 
+/// The answer to `GET /v1/explain`.
+#[derive(Serialize)]
+struct Explained {
+    #[serde(flatten)]
+    explanation: explain::Explanation,
+    text: String,
+}
+
 fn explain(server: &Server, request: &ControlRequest) -> ControlResponse {
     let bad = |message: &str| ControlResponse::error(StatusCode::BAD_REQUEST, message);
     let Some(name) = request.parameter("name") else { return bad("the parameter `name` is missing") };
@@ -66,7 +74,11 @@ fn explain(server: &Server, request: &ControlRequest) -> ControlResponse {
         Err(error) => return bad(&error.to_string()),
     };
     match explain::explain(&view, &geo, &question, "as this server sees it now") {
-        Ok(explanation) => ControlResponse::ok(&explanation),
+        Ok(explanation) => {
+            // The same again in words, so that who asks over the network shows what the command shows.
+            let text = explanation.to_string();
+            ControlResponse::ok(&Explained { explanation, text })
+        }
         Err(error) => bad(&error.to_string()),
     }
 }

@@ -374,7 +374,7 @@ fn print_report(node: &Status) {
             target.get(key).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
         };
         let words: Vec<String> =
-            ["pop", "check", "address", "state"].iter().filter_map(|key| text(key)).collect();
+            ["pop", "check", "address", "reason"].iter().filter_map(|key| text(key)).collect();
         println!("  sees {}", words.join(" "));
     }
     let certificates = report.program_report.get("certificates").and_then(|all| all.as_object());
