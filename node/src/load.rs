@@ -38,3 +38,9 @@ pub fn load(path: &Path, root: Option<&Path>) -> Result<Loaded, Refusal> {
     let files = loaded.files.into_iter().map(|named| named.path).collect();
     Ok(Loaded { config: Arc::new(loaded.config), files })
 }
+
+/// The files that a fleet file on this machine names; none where it does not check out.
+pub fn named_files(path: &Path) -> Vec<PathBuf> {
+    let loaded = nearside_fleet::load(path);
+    loaded.map_or_else(|_| Vec::new(), |loaded| loaded.files.into_iter().map(|named| named.path).collect())
+}

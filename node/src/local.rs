@@ -51,8 +51,13 @@ impl Local {
     /// Takes note of the present content without loading it, so that the same edit is not told twice.
     pub async fn look(&mut self) {
         let mut files: Vec<PathBuf> = self.read.keys().cloned().collect();
-        files.push(self.fleet_file.clone());
-        if let Ok(now) = tokio::task::spawn_blocking(move || digests(files)).await {
+        let fleet_file = self.fleet_file.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            files.extend(load::named_files(&fleet_file));
+            files.push(fleet_file);
+            digests(files)
+        });
+        if let Ok(now) = looking.await {
             self.follow(now);
         }
     }
