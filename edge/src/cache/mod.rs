@@ -207,7 +207,8 @@ impl Cache {
         for variant in self.index.find(hash) {
             let object = match variant {
                 Variant::Resident(object) => object,
-                Variant::Packed(packed) => match self.load(hash, packed).await {
+                // Boxed, so that a lookup in memory stays a small future.
+                Variant::Packed(packed) => match Box::pin(self.load(hash, packed)).await {
                     Some(object) => object,
                     None => continue,
                 },

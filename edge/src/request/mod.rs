@@ -220,6 +220,9 @@ pub async fn handle(
 }
 
 /// Lookup: what is stored decides, with policy, where the request goes.
+///
+/// The ways to the origin are boxed: they hold a fetch's whole state, and hyper moves this future into a
+/// task of its own for every h2 stream, hits included.
 async fn lookup(
     exchange: &Arc<Exchange>,
     incoming: Incoming,
@@ -227,12 +230,12 @@ async fn lookup(
 ) -> Result<Answer, Refusal> {
     let protocol = upgrade.as_ref().and_then(|_| forward::upgrade_of(&exchange.headers));
     if let (Some(protocol), Some(upgrade)) = (protocol, upgrade) {
-        return pass::tunnel(exchange, incoming, protocol, upgrade).await;
+        return Box::pin(pass::tunnel(exchange, incoming, protocol, upgrade)).await;
     }
     // A GET with content may be answered by it (RFC 9110 section 9.3.1 gives it no meaning, some
     // applications do): shared, such an answer would be poison.
     if !incoming.is_end_stream() && matches!(exchange.method, Method::GET | Method::HEAD) {
-        return pass::pass(exchange, Forward::Bypass, incoming).await;
+        return Box::pin(pass::pass(exchange, Forward::Bypass, incoming)).await;
     }
     let found = exchange.lookup().await;
     match exchange.plan(&found, now()) {
@@ -241,9 +244,11 @@ async fn lookup(
             miss::refresh(exchange, &found, revalidate);
             deliver::hit(exchange, &found, &serve, Outcome::Stale)
         }
-        Plan::Revalidate(revalidate) => miss::obtain(exchange, found, Need::Revalidate(revalidate)).await,
-        Plan::Fetch(fetch) => miss::obtain(exchange, found, Need::Fetch(fetch)).await,
-        Plan::Pass(forward) => pass::pass(exchange, forward, incoming).await,
+        Plan::Revalidate(revalidate) => {
+            Box::pin(miss::obtain(exchange, found, Need::Revalidate(revalidate))).await
+        }
+        Plan::Fetch(fetch) => Box::pin(miss::obtain(exchange, found, Need::Fetch(fetch))).await,
+        Plan::Pass(forward) => Box::pin(pass::pass(exchange, forward, incoming)).await,
         Plan::GatewayTimeout => Err(Refusal::NotCached),
     }
 }
