@@ -195,10 +195,21 @@ impl Lease {
 
     /// Begins storing: readers may start at once. Those who wait are told [`Outcome::Ready`]. The object is not
     /// found by anyone if a purge came since the lease was taken, but it can be read.
-    pub fn start(mut self, meta: Meta, keep: Keep) -> (Filler, Arc<Object>) {
+    pub fn start(self, meta: Meta, keep: Keep) -> (Filler, Arc<Object>) {
+        let extent = Extent::of(&meta);
+        self.start_extent(meta, extent, keep)
+    }
+
+    /// As [`Lease::start`], where only `span` of the content that `meta` describes comes: whole chunks of it. The rest is
+    /// a gap, which [`Object::claim`] fills. Where `meta` has no length or no strong validator, nothing is stored.
+    pub fn start_part(self, meta: Meta, span: Span, keep: Keep) -> (Filler, Arc<Object>) {
+        let extent = Extent::part(&meta, span);
+        self.start_extent(meta, extent, keep)
+    }
+
+    fn start_extent(mut self, meta: Meta, extent: Extent, keep: Keep) -> (Filler, Arc<Object>) {
         let cache = Arc::clone(&self.cache);
         cache.metrics.fills.one();
-        let extent = Extent::of(&meta);
         let mode = extent.mode(&cache);
         let live = Arc::new(Live::new(self.tick, &Arc::downgrade(&cache), extent.length));
         live.begin(self.tick, extent.start, extent.end, mode, keep);
@@ -299,14 +310,23 @@ impl Extent {
         match meta.content {
             policy::Content::Whole { length } => Extent { length, start: 0, end: length, is_storable: true },
             policy::Content::Part { first, last, complete_length } => {
-                let end = last.saturating_add(1);
-                let whole_chunks = first.is_multiple_of(CHUNK_BYTES)
-                    && (end.is_multiple_of(CHUNK_BYTES) || Some(end) == complete_length);
-                let is_strong = meta.validators.etag.as_ref().is_some_and(|tag| !tag.weak);
-                let is_storable = whole_chunks && is_strong && complete_length.is_some();
-                Extent { length: complete_length, start: first, end: Some(end), is_storable }
+                let (start, end) = (first, Some(last.saturating_add(1)));
+                // Kept, it would answer nothing but this very range: see [`Lease::start_part`].
+                Extent { length: complete_length, start, end, is_storable: false }
             }
         }
+    }
+
+    fn part(meta: &Meta, span: Span) -> Extent {
+        let length = match meta.content {
+            policy::Content::Whole { length } => length,
+            policy::Content::Part { complete_length, .. } => complete_length,
+        };
+        let whole_chunks = span.start.is_multiple_of(CHUNK_BYTES)
+            && (span.end.is_multiple_of(CHUNK_BYTES) || Some(span.end) == length);
+        let is_strong = meta.validators.etag.as_ref().is_some_and(|tag| !tag.weak);
+        let is_storable = whole_chunks && is_strong && length.is_some_and(|length| span.end <= length);
+        Extent { length, start: span.start, end: Some(span.end), is_storable }
     }
 
     fn mode(&self, cache: &Cache) -> Mode {
@@ -523,6 +543,12 @@ impl Filler {
         self.chunk_is_open = false;
         let chunk = std::mem::take(&mut self.chunk);
         file.commit_chunk(((end - 1) / CHUNK_BYTES) as u32, chunk.finalize());
+        // With the first chunk already: what a kill leaves of a long download can be continued after a restart.
+        if let Some(disk) = &self.cache.disk
+            && Cache::is_recordable(&self.object)
+        {
+            disk.admit(&self.object);
+        }
     }
 
     async fn try_spool(&mut self, sealed: &Sealed) -> io::Result<Arc<DiskFile>> {
@@ -613,11 +639,17 @@ impl RangeLease {
         self.span.clone()
     }
 
+    /// Others are fetched before it: who comes meanwhile for bytes of it had better not wait.
+    pub fn queue(&self) {
+        self.filler.live.set_queued(self.filler.id);
+    }
+
     /// The origin answered 206 with exactly this span and the object's own strong validator: begin.
     /// Otherwise drop the lease.
     pub fn start(self, keep: Keep) -> Filler {
         self.filler.cache.metrics.fills.one();
-        self.filler.live.set_keep(self.filler.id, keep);
+        self.filler.cache.metrics.gaps_filled.one();
+        self.filler.live.set_begun(self.filler.id, keep);
         self.filler
     }
 }

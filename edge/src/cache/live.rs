@@ -40,6 +40,9 @@ pub const CHUNK_BYTES: u64 = 1 << 20;
 pub const WINDOW_BYTES: u64 = 1 << 20;
 /// Pieces below it are joined: a dripping origin must not cost a list entry per byte.
 const PIECE_BYTES_MIN: usize = 16 * 1024;
+/// How far past what has arrived a reader may begin and wait for it: a second or so of a busy origin's. Whoever
+/// seeks further is better served by a request of its own.
+const FAR_BYTES: u64 = 16 << 20;
 /// A fill is nearly done, and worth finishing unread, with so little missing (or a quarter of the whole).
 const NEARLY_DONE_BYTES: u64 = 1 << 20;
 
@@ -67,6 +70,10 @@ pub(super) struct FillState {
     pub keep: Keep,
     /// Bytes counted as pinned in the memory tier.
     pub pinned: u64,
+    /// Readers that had come before it: a fill for a later one is not abandoned because they left.
+    readers_before: u64,
+    /// Others are fetched before it.
+    is_queued: bool,
     open: Vec<Bytes>,
     open_at: u64,
 }
@@ -272,8 +279,8 @@ impl Live {
             Step::Data(data.slice(..most))
         };
         if let Some(block) = state.blocks.get(&index) {
-            let inside = (at - u64::from(index) * BLOCK_BYTES) as usize;
-            if inside < block.data.len() {
+            let inside = at.checked_sub(block.at).map(|inside| inside as usize);
+            if let Some(inside) = inside.filter(|&inside| inside < block.data.len()) {
                 block.heat.bump();
                 return cut(block.data.slice(inside..));
             }
@@ -311,7 +318,7 @@ impl Live {
     /// Keeps a block read from disk in memory, for as long as the tier lets it.
     pub fn keep_block(self: &Arc<Self>, at: u64, data: Bytes) {
         let index = (at / BLOCK_BYTES) as u32;
-        let block = Arc::new(Block { data, heat: Heat::default() });
+        let block = Arc::new(Block { at, data, heat: Heat::default() });
         if self.state.lock().blocks.insert(index, Arc::clone(&block)).is_none()
             && let Some(cache) = self.cache.upgrade()
         {
@@ -366,8 +373,25 @@ impl Live {
         state.add_fill(id, start..end_known, mode, keep);
     }
 
-    pub fn set_keep(&self, id: u64, keep: Keep) {
-        self.with_fill(id, |fill| fill.keep = keep);
+    /// A fill's origin is asked only after others are through.
+    pub fn set_queued(&self, id: u64) {
+        self.with_fill(id, |fill| fill.is_queued = true);
+    }
+
+    /// A queued or claimed fill begins.
+    pub fn set_begun(&self, id: u64, keep: Keep) {
+        self.with_fill(id, |fill| (fill.keep, fill.is_queued) = (keep, false));
+    }
+
+    /// Whether what is missing at `at` comes only after [`FAR_BYTES`] of something else.
+    pub fn is_far(&self, at: u64) -> bool {
+        if self.file().is_some_and(|file| file.has_chunk((at / CHUNK_BYTES) as u32)) {
+            return false;
+        }
+        let state = self.state.lock();
+        let mut coming = state.fills.iter().filter(|fill| fill.covers(at)).peekable();
+        coming.peek().is_some()
+            && coming.all(|fill| fill.is_queued || fill.written.saturating_add(FAR_BYTES) < at)
     }
 
     /// Runs `change` on the fill's state; `None` when it has ended.
@@ -415,8 +439,8 @@ impl Live {
         let state = self.state.lock();
         let mut blocks: Vec<Sealed> = state
             .blocks
-            .iter()
-            .map(|(index, block)| Sealed { at: u64::from(*index) * BLOCK_BYTES, block: Arc::clone(block) })
+            .values()
+            .map(|block| Sealed { at: block.at, block: Arc::clone(block) })
             .filter(|sealed| sealed.at >= from)
             .collect();
         blocks.sort_unstable_by_key(|sealed| sealed.at);
@@ -462,12 +486,12 @@ impl Live {
     /// Whether a fill should end because nobody reads it.
     pub fn is_abandoned(&self, id: u64) -> bool {
         let state = self.state.lock();
-        let unread = state.readers_ever > 0 && state.readers.is_empty();
         let is_worthless = |fill: &FillState| {
+            let unread = state.readers_ever > fill.readers_before && state.readers.is_empty();
             let is_finishing = fill.mode != Mode::Window && fill.is_nearly_done();
-            fill.keep == Keep::WhileRead && fill.end != Some(fill.written) && !is_finishing
+            unread && fill.keep == Keep::WhileRead && fill.end != Some(fill.written) && !is_finishing
         };
-        unread && state.fills.iter().find(|fill| fill.id == id).is_none_or(is_worthless)
+        state.fills.iter().find(|fill| fill.id == id).is_none_or(is_worthless)
     }
 
     /// Ends a fill. After [`Ended::Complete`] the content's length is known; after a failure, readers that waited for
@@ -538,6 +562,8 @@ impl State {
             mode,
             keep,
             pinned: 0,
+            readers_before: self.readers_ever,
+            is_queued: false,
             open: Vec::new(),
             open_at: span.start,
         });
@@ -549,7 +575,7 @@ impl State {
             return None;
         }
         let (at, data) = fill.take_open();
-        let block = Arc::new(Block { data, heat: Heat::default() });
+        let block = Arc::new(Block { at, data, heat: Heat::default() });
         self.blocks.insert((at / BLOCK_BYTES) as u32, Arc::clone(&block));
         Some(Sealed { at, block })
     }
@@ -564,11 +590,11 @@ impl State {
         let Some(fill) = self.fills.iter_mut().find(|fill| fill.mode == Mode::Window) else { return 0 };
         let slowest = self.readers.values().filter(|reader| !reader.is_cut).map(|reader| reader.at).min();
         // Before the first reader came, everything is kept for it.
-        let passed = slowest.unwrap_or(if self.readers_ever > 0 { fill.written } else { 0 });
+        let passed =
+            slowest.unwrap_or(if self.readers_ever > fill.readers_before { fill.written } else { 0 });
         let mut freed = 0;
-        self.blocks.retain(|index, block| {
-            let at = u64::from(*index) * BLOCK_BYTES;
-            let goes = at + (block.data.len() as u64) <= passed && at >= fill.flushed;
+        self.blocks.retain(|_, block| {
+            let goes = block.at + (block.data.len() as u64) <= passed && block.at >= fill.flushed;
             if goes {
                 freed += block.data.len() as u64;
             }
@@ -592,15 +618,16 @@ fn gaps(state: &State, file: Option<&DiskFile>, span: Span) -> Vec<Span> {
     let end = state.length.map_or(span.end, |length| span.end.min(length));
     let mut found: Vec<Span> = Vec::new();
     let mut at = span.start / CHUNK_BYTES * CHUNK_BYTES;
-    let Some(file) = file else {
-        // Without a file, content is in memory as a whole, or arriving as a whole.
-        let broken = state.broken.is_some();
-        return if broken { vec![span] } else { found };
-    };
+    // Without a file and without a fill, content is in memory as a whole, or nothing of it is left.
+    if file.is_none() && state.fills.is_empty() {
+        return if state.broken.is_some() { vec![span] } else { found };
+    }
     while at < end {
         let chunk_end = (at + CHUNK_BYTES).min(state.length.unwrap_or(u64::MAX));
-        let is_coming = state.fills.iter().any(|fill| fill.covers(at));
-        if !is_coming && !file.has_chunk((at / CHUNK_BYTES) as u32) {
+        // What a window fill of a stored object brings is gone once its readers have it.
+        let brings = |fill: &FillState| fill.covers(at) && (file.is_none() || fill.mode == Mode::File);
+        let is_coming = state.fills.iter().any(brings);
+        if !is_coming && !file.is_some_and(|file| file.has_chunk((at / CHUNK_BYTES) as u32)) {
             match found.last_mut() {
                 Some(last) if last.end == at => last.end = chunk_end,
                 _ => found.push(at..chunk_end),

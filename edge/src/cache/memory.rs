@@ -24,6 +24,8 @@ const BLOCK_OVERHEAD_BYTES: u64 = 160;
 /// A stretch of a large object's content in memory.
 #[derive(Debug)]
 pub(super) struct Block {
+    /// Where in the content it begins: at its number's place, but for the first block of an unaligned part.
+    pub at: u64,
     pub data: Bytes,
     pub heat: Heat,
 }

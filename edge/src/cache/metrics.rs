@@ -80,6 +80,10 @@ metrics! {
     Counter fills,
     /// Fills that ended without committing.
     Counter fills_failed,
+    /// Fills of what was missing of a stored object.
+    Counter gaps_filled,
+    /// Objects with gaps that were dropped because their origin has another generation.
+    Counter generations,
     /// Fills ended because nobody read them any more.
     Counter fills_abandoned,
     /// Fills streamed without storing: no space, or a disk that fails.

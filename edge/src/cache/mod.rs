@@ -336,6 +336,12 @@ impl Cache {
         self.remove_key(key);
     }
 
+    /// Removes one stored response: its origin has another generation of it now. Who reads it reads on.
+    pub fn outdate(&self, object: &Object) {
+        self.metrics.generations.one();
+        self.remove(object.hash, |variant| variant.id() == object.id);
+    }
+
     /// Purges. When this returns `Ok`, no request will ever be answered with what the order covers (or, softly,
     /// not without its origin's consent), whatever happens to this process.
     ///

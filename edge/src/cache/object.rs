@@ -140,6 +140,14 @@ impl Object {
         }
     }
 
+    /// Whether what is missing at `at` will come only after much else: a request of its own has it sooner.
+    pub fn is_far(&self, at: u64) -> bool {
+        match &self.content {
+            Content::Whole(_) => false,
+            Content::Live(live) => live.is_far(at),
+        }
+    }
+
     /// Whether all of its content is there or being brought.
     pub fn is_whole(&self) -> bool {
         match &self.content {

@@ -444,17 +444,12 @@ async fn ranges_are_fetched_by_chunks_and_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = content(5, 6 * MIB + 1000);
     let length = bytes.len() as u64;
-    let part = |span: &Span| {
-        let mut meta = meta(None);
-        meta.content =
-            policy::Content::Part { first: span.start, last: span.end - 1, complete_length: Some(length) };
-        meta
-    };
     {
         let cache = on_disk(dir.path());
         let asked = Object::chunks_around(MIB + 5..MIB + 10, Some(length));
         assert_eq!(asked, MIB..2 * MIB);
-        let (mut filler, object) = lead(&cache, "/r").start(part(&asked), Keep::WhileRead);
+        let (mut filler, object) =
+            lead(&cache, "/r").start_part(meta(Some(length)), asked.clone(), Keep::WhileRead);
         filler.write(bytes.slice(asked.start as usize..asked.end as usize)).await.unwrap();
         filler.finish().await.unwrap();
         assert!(cache.lookup(&key("/r")).await.is_empty(), "not offered as a whole");
