@@ -441,16 +441,16 @@ async fn a_post_that_says_so_answers_later_gets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ranges_of_what_is_not_stored() {
+async fn a_part_other_than_asked_for_is_not_kept() {
     let origin = Origin::start(|_, asked| async move {
         let fields = [("cache-control", "max-age=60"), ("etag", "\"v\""), ("accept-ranges", "bytes")];
-        match asked.headers().get("range").map(|range| range.to_str().unwrap()) {
-            Some("bytes=2-4") => {
+        match asked.headers().get("range") {
+            // Whatever the range.
+            Some(_) => {
                 let mut part = said(206, &fields, "cde");
                 part.headers_mut().insert("content-range", "bytes 2-4/26".parse().unwrap());
                 part
             }
-            Some(other) => said(400, &[], other.to_owned()),
             None => said(200, &fields, "abcdefghijklmnopqrstuvwxyz"),
         }
     })

@@ -43,6 +43,7 @@ enum Source {
     Whole(Bytes),
     Stored(cache::Body),
     Fetched(Box<FetchBody>),
+    Cut { fetched: Box<FetchBody>, skip_bytes: u64, left_bytes: u64 },
     Parts { parts: std::vec::IntoIter<Part>, current: Option<cache::Body>, left_bytes: u64 },
 }
 
@@ -78,6 +79,11 @@ impl Body {
     /// An origin's content, past the store.
     pub fn fetched(body: FetchBody) -> Self {
         Body::new(Source::Fetched(Box::new(body)))
+    }
+
+    /// Of an origin's content, past the store, `bytes` after the first `skip_bytes`.
+    pub fn cut(body: FetchBody, skip_bytes: u64, bytes: u64) -> Self {
+        Body::new(Source::Cut { fetched: Box::new(body), skip_bytes, left_bytes: bytes })
     }
 
     /// Several spans of an object, `total_bytes` with what goes between them.
@@ -130,6 +136,7 @@ impl http_body::Body for Body {
             Source::Fetched(fetched) => Pin::new(fetched.as_mut())
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Source::Cut { fetched, skip_bytes, left_bytes } => poll_cut(fetched, skip_bytes, left_bytes, cx),
             Source::Parts { parts, current, left_bytes } => poll_parts(parts, current, cx).map(|frame| {
                 if let Some(Ok(frame)) = &frame {
                     *left_bytes -= frame.data_ref().map_or(0, |data| data.len() as u64).min(*left_bytes);
@@ -155,7 +162,7 @@ impl http_body::Body for Body {
             Source::Whole(bytes) => bytes.is_empty(),
             Source::Stored(body) => body.is_end_stream(),
             Source::Fetched(body) => body.is_end_stream(),
-            Source::Parts { left_bytes, .. } => *left_bytes == 0,
+            Source::Cut { left_bytes, .. } | Source::Parts { left_bytes, .. } => *left_bytes == 0,
         }
     }
 
@@ -165,9 +172,33 @@ impl http_body::Body for Body {
             Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Stored(body) => body.size_hint(),
             Source::Fetched(body) => body.size_hint(),
-            Source::Parts { left_bytes, .. } => SizeHint::with_exact(*left_bytes),
+            Source::Cut { left_bytes, .. } | Source::Parts { left_bytes, .. } => {
+                SizeHint::with_exact(*left_bytes)
+            }
         }
     }
+}
+
+fn poll_cut(
+    fetched: &mut FetchBody,
+    skip_bytes: &mut u64,
+    left_bytes: &mut u64,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let taken = |wanted: u64, data: &Bytes| usize::try_from(wanted).unwrap_or(usize::MAX).min(data.len());
+    while *left_bytes > 0 {
+        let Some(frame) = std::task::ready!(Pin::new(&mut *fetched).poll_frame(cx)) else { break };
+        let Ok(mut data) = frame?.into_data() else { continue };
+        let skipped = data.split_to(taken(*skip_bytes, &data));
+        *skip_bytes -= skipped.len() as u64;
+        data.truncate(taken(*left_bytes, &data));
+        if !data.is_empty() {
+            *left_bytes -= data.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+    }
+    // What the origin owes shows in the length that was announced: hyper resets.
+    Poll::Ready(None)
 }
 
 fn poll_parts(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
-use super::{Answer, Body, Exchange, Refusal, body::Part, now};
+use super::{Answer, Body, Exchange, Refusal, body::Part, now, partial};
 use crate::{
     cache::{Candidates, Object},
     policy::{
@@ -20,16 +20,16 @@ use crate::{
 /// this size, which keep what a slow reader pins small (docs/design.md).
 const FRAME_BYTES: usize = 128 * 1024;
 
-/// Answers from the store without the origin.
-pub(super) fn hit(
-    exchange: &Exchange,
+/// Answers from the store; the origin is asked for gaps only.
+pub(super) async fn hit(
+    exchange: &Arc<Exchange>,
     found: &Candidates,
     serve: &Serve,
     outcome: Outcome,
 ) -> Result<Answer, Refusal> {
     let found = found.get(serve.index).ok_or(Refusal::Internal("no-such-candidate"))?;
     let account = CacheStatus::hit(outcome.policy(), serve.ttl_secs);
-    Ok(object(exchange, &found.object, serve, &account, outcome))
+    partial::answer(exchange, &found.object, serve, account, outcome).await
 }
 
 /// What the store would say of an object that has just been stored or confirmed.

@@ -11,15 +11,16 @@ use std::{
 
 use http::{HeaderMap, Response, StatusCode, header};
 
-use super::{Answer, Body, Exchange, Refusal, deliver, forward::Forwarding, now};
+use super::{Answer, Body, Exchange, Refusal, deliver, forward::Forwarding, now, partial};
 use crate::{
     cache::{
-        Candidates, Found, Object,
+        Candidates, Found, Object, Span,
         fill::{self, Join, Keep, Lease, Outcome as Waited},
     },
     origin::{FetchBody, FetchError, SendBody},
     policy::{
-        self, Asked, Collapse, Content, Fetch, Forward, Plan, Revalidate, StalePermit, Timestamp, Verdict,
+        self, Asked, Collapse, Content, Fetch, Forward, Meta, Plan, Revalidate, Serve, StalePermit,
+        Timestamp, Verdict,
         decide::{Range, Validated},
         headers,
         range::{self, Spec},
@@ -30,6 +31,13 @@ use crate::{
 
 /// Leaders in a row that went away without an answer before a follower fetches for itself.
 const JOINS_MAX: usize = 3;
+
+/// For how long parts of something are passed on as asked after one could not be kept: its origin has no strong entity
+/// tag for it, or ignores what chunks are.
+const PARTS_UNCOLLAPSED: Duration = Duration::from_secs(120);
+
+/// Tells fetches of parts apart from those of the whole. Any odd bits would do.
+const PARTS_HINT: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What the origin is to be asked.
 pub(super) enum Need {
@@ -76,8 +84,14 @@ pub(super) async fn obtain(
         if need.collapse() == Collapse::Alone {
             break;
         }
-        let waiter = match cache.join(&exchange.key, hint(exchange, &found)) {
-            Join::Lead(lease) | Join::Pass(lease) => return lead(exchange, found, need, lease).await,
+        let chunks = chunks(exchange, &need);
+        // What is learned of parts is no reason not to wait for the whole.
+        let apart = if chunks.is_some() { PARTS_HINT } else { 0 };
+        let waiter = match cache.join(&exchange.key, hint(exchange, &found) ^ apart) {
+            Join::Lead(lease) => {
+                return lead(exchange, found, need, chunks, lease).await;
+            }
+            Join::Pass(lease) => return lead(exchange, found, need, None, lease).await,
             Join::Follow(waiter) => waiter,
         };
         match waiter.wait(exchange.site.origin.head_deadline()).await {
@@ -87,12 +101,12 @@ pub(super) async fn obtain(
             Waited::Ready => {}
         }
         found = exchange.lookup().await;
-        if let Some(answer) = shared(exchange, &found, need.forward(), waiting_since) {
-            return Ok(answer);
+        if let Some((object, serve, account)) = shared(exchange, &found, need.forward(), waiting_since) {
+            return partial::answer(exchange, &object, &serve, account, Outcome::Collapsed).await;
         }
         match exchange.plan(&found, now()) {
             Plan::Serve(serve) | Plan::ServeAndRefresh(serve, _) => {
-                return deliver::hit(exchange, &found, &serve, Outcome::Collapsed);
+                return deliver::hit(exchange, &found, &serve, Outcome::Collapsed).await;
             }
             Plan::Revalidate(revalidate) => need = Need::Revalidate(revalidate),
             Plan::Fetch(fetch) => need = Need::Fetch(fetch),
@@ -103,24 +117,50 @@ pub(super) async fn obtain(
         break;
     }
     let lease = cache.alone(&exchange.key);
-    lead(exchange, found, need, lease).await
+    lead(exchange, found, need, None, lease).await
 }
 
-/// `bytes=0-`, which players begin with, asks for everything: it is fetched as everything, once for all.
+/// Asks the origin as if nothing were stored: for all of `chunks`, or just as the client asks.
+pub(super) async fn anew(exchange: &Arc<Exchange>, chunks: Option<Span>) -> Result<Answer, Refusal> {
+    let need = Need::Fetch(alone(Forward::Partial));
+    let lease = exchange.edge.cache.alone(&exchange.key);
+    lead(exchange, Candidates::new(), need, chunks, lease).await
+}
+
+/// The chunks to ask for in place of the client's range.
+fn chunks(exchange: &Exchange, need: &Need) -> Option<Span> {
+    match need {
+        Need::Fetch(Fetch { range: Range::AsAsked, .. }) => partial::widened(exchange),
+        _ => None,
+    }
+}
+
+/// `bytes=0-`, which players begin with, asks for everything: it is fetched as everything, once for all. Of other
+/// ranges the chunks around them are fetched, which others may want as well.
 fn widen(exchange: &Exchange, need: &mut Need) {
     let Need::Fetch(fetch) = need else { return };
+    if fetch.range == Range::Dropped {
+        return;
+    }
     let everything = [Spec::From { first: 0, last: None }];
     let asks_for_all = range::parse(&exchange.headers).is_some_and(|specs| specs == everything);
-    if fetch.range == Range::AsAsked && asks_for_all && !exchange.headers.contains_key(header::IF_RANGE) {
+    if asks_for_all && !exchange.headers.contains_key(header::IF_RANGE) {
         fetch.range = Range::Dropped;
-        if !exchange.headers.contains_key(header::AUTHORIZATION) {
-            fetch.collapse = Collapse::Join;
-        }
+    } else if partial::widened(exchange).is_none() {
+        return;
+    }
+    if !exchange.headers.contains_key(header::AUTHORIZATION) {
+        fetch.collapse = Collapse::Join;
     }
 }
 
 /// What came of the fetch that was waited for, if it answers this request as well (RFC 9111 section 4).
-fn shared(exchange: &Exchange, found: &Candidates, forward: Forward, since: Timestamp) -> Option<Answer> {
+fn shared(
+    exchange: &Exchange,
+    found: &Candidates,
+    forward: Forward,
+    since: Timestamp,
+) -> Option<(Arc<Object>, Serve, CacheStatus)> {
     let request = exchange.policy_request();
     let came = found.iter().find(|found| {
         let meta = found.object.meta();
@@ -130,7 +170,7 @@ fn shared(exchange: &Exchange, found: &Candidates, forward: Forward, since: Time
     let mut account = CacheStatus::forwarded(Outcome::Collapsed.policy(), forward, None);
     account.ttl_secs = Some(serve.ttl_secs);
     account.collapsed = true;
-    Some(deliver::object(exchange, &came.object, &serve, &account, Outcome::Collapsed))
+    Some((came.object.clone(), serve, account))
 }
 
 /// Refreshes what was served stale, unless someone does already.
@@ -139,7 +179,7 @@ pub(super) fn refresh(exchange: &Arc<Exchange>, found: &Candidates, revalidate: 
     exchange.site.stats.here().refreshes.fetch_add(1, Relaxed);
     let need = Need::Revalidate(revalidate);
     let validates = need.validates(found);
-    let asking = Asking { exchange: exchange.clone(), need, validates, keep: Keep::Always };
+    let asking = Asking { exchange: exchange.clone(), need, chunks: None, validates, keep: Keep::Always };
     // Its outcome is told to the store; a failure leaves what is stored as it is.
     tokio::spawn(async move { asking.run(lease).await });
 }
@@ -157,29 +197,35 @@ fn stand_in(exchange: &Exchange, found: &Candidates, need: &Need) -> Result<Answ
         Some((stored, StalePermit::Until(until))) if now() < until => {
             let account = CacheStatus::forwarded(Outcome::Stale.policy(), need.forward(), None);
             let account = CacheStatus { collapsed: true, ..account };
-            Ok(stale(exchange, &stored.object, account))
+            stale(exchange, &stored.object, account)
         }
         _ => Err(Refusal::OthersFailed),
     }
 }
 
-fn stale(exchange: &Exchange, object: &Arc<Object>, account: CacheStatus) -> Answer {
+fn stale(exchange: &Exchange, object: &Arc<Object>, account: CacheStatus) -> Result<Answer, Refusal> {
     let serve = deliver::serve_now(exchange, object);
+    if partial::lacking(exchange, object, &serve).is_some() {
+        // The origin that fails is the one that would have to fill the gaps.
+        return Err(Refusal::OthersFailed);
+    }
     let account = CacheStatus { ttl_secs: Some(serve.ttl_secs), ..account };
-    deliver::object(exchange, object, &serve, &account, Outcome::Stale)
+    Ok(deliver::object(exchange, object, &serve, &account, Outcome::Stale))
 }
 
 async fn lead(
     exchange: &Arc<Exchange>,
     found: Candidates,
     need: Need,
+    chunks: Option<Span>,
     lease: Lease,
 ) -> Result<Answer, Refusal> {
     let forward = need.forward();
     let validates = need.validates(&found);
     let outdated = validates.is_some();
     let stored = validates.clone();
-    let asking = Asking { exchange: exchange.clone(), need, validates, keep: Keep::WhileRead };
+    let asked = chunks.clone();
+    let asking = Asking { exchange: exchange.clone(), need, chunks, validates, keep: Keep::WhileRead };
     let led = tokio::spawn(async move { asking.run(lease).await })
         .await
         .map_err(|_panicked| Refusal::Internal("fetch-task"))?;
@@ -191,6 +237,10 @@ async fn lead(
             let mut account = CacheStatus::forwarded(outcome, forward, Some(status));
             account.ttl_secs = Some(serve.ttl_secs);
             account.stored = true;
+            if partial::lacking(exchange, &object, &serve).is_some() {
+                // Less came than was asked for: the rest is a gap like any.
+                return partial::answer(exchange, &object, &serve, account, Outcome::Miss).await;
+            }
             Ok(deliver::object_with(exchange, &object, &serve, fields, &account, Outcome::Miss))
         }
         Led::Updated(object) => {
@@ -198,25 +248,26 @@ async fn lead(
             let outcome = policy::status::Outcome::Revalidated;
             let mut account = CacheStatus::forwarded(outcome, forward, Some(StatusCode::NOT_MODIFIED));
             account.ttl_secs = Some(serve.ttl_secs);
-            Ok(deliver::object(exchange, &object, &serve, &account, Outcome::Revalidated))
+            partial::answer(exchange, &object, &serve, account, Outcome::Revalidated).await
         }
-        Led::Passed(response, times) => Ok(passed(exchange, forward, *response, times)),
+        Led::Passed(response, times) => Ok(passed(exchange, forward, *response, times, asked)),
         Led::Stale(status, detail) => {
             let (stored, _) = stored.ok_or(Refusal::Internal("nothing-to-stand-in"))?;
             let mut account = CacheStatus::forwarded(Outcome::Stale.policy(), forward, status);
             account.detail = detail;
-            Ok(stale(exchange, &stored.object, account))
+            stale(exchange, &stored.object, account)
         }
         Led::Failed(refusal) => Err(refusal),
     }
 }
 
-/// An origin's answer that is not stored, on its way down.
+/// An origin's answer that is not stored, on its way down; cut to the client's range where more was asked for.
 pub(super) fn passed(
     exchange: &Exchange,
     forward: Forward,
     response: Response<FetchBody>,
     times: Times,
+    widened: Option<Span>,
 ) -> Answer {
     let (parts, body) = response.into_parts();
     let mut fields = headers::downstream(&parts.headers, times.request, times.response);
@@ -226,8 +277,14 @@ pub(super) fn passed(
     };
     let account = CacheStatus::forwarded(outcome.policy(), forward, Some(parts.status));
     deliver::append_account(&mut fields, &account);
-    let body = if exchange.method == http::Method::HEAD { Body::empty() } else { Body::fetched(body) };
-    Answer { response: deliver::respond(parts.status, fields, body), outcome }
+    let (status, body) = if exchange.method == http::Method::HEAD {
+        (parts.status, Body::empty())
+    } else if widened.is_some() && parts.status == StatusCode::PARTIAL_CONTENT {
+        partial::cut(exchange, &mut fields, body)
+    } else {
+        (parts.status, Body::fetched(body))
+    };
+    Answer { response: deliver::respond(status, fields, body), outcome }
 }
 
 fn alone(forward: Forward) -> Fetch {
@@ -259,6 +316,8 @@ enum Led {
 struct Asking {
     exchange: Arc<Exchange>,
     need: Need,
+    /// Asked for in place of the client's range.
+    chunks: Option<Span>,
     validates: Option<(Found, StalePermit)>,
     keep: Keep,
 }
@@ -332,11 +391,8 @@ impl Asking {
             (Err(_), Ok(_)) => return Led::Failed(Refusal::Internal("answer-and-failure")),
         };
         match verdict {
-            // The store keeps whole chunks, which a part cut to a client's wish seldom is: it goes to the
-            // client alone.
             Verdict::Store(meta) if matches!(meta.content, Content::Part { .. }) => {
-                lease.pass(Duration::ZERO);
-                Led::Passed(Box::new(response), times)
+                self.carry_out_part(&meta, response, times, lease)
             }
             Verdict::Store(meta) => {
                 let status = response.status();
@@ -364,6 +420,24 @@ impl Asking {
         }
     }
 
+    /// The store keeps whole chunks, which a part cut to a client's wish seldom is: that goes to the client alone.
+    fn carry_out_part(&self, meta: &Meta, response: Response<FetchBody>, times: Times, lease: Lease) -> Led {
+        let bytes_max = self.exchange.site.rules.object_bytes_max;
+        let kept = self.chunks.as_ref().and_then(|asked| partial::to_keep(meta, asked, bytes_max));
+        let Some((meta, span)) = kept else {
+            lease.pass(PARTS_UNCOLLAPSED);
+            return Led::Passed(Box::new(response), times);
+        };
+        let status = response.status();
+        let mut fields = headers::downstream(response.headers(), times.request, times.response);
+        // Of the chunks, not of what the client asked for.
+        fields.remove(header::CONTENT_RANGE);
+        fields.remove(header::CONTENT_LENGTH);
+        let (filler, object) = lease.start_part(meta, span, self.keep);
+        tokio::spawn(fill::drive(filler, response.into_body()));
+        Led::Stored(object, status, fields)
+    }
+
     /// What was validated is no longer true: nothing under the key is.
     fn drop_validated(&self, fate: Validated) {
         if fate == Validated::Remove {
@@ -381,11 +455,14 @@ impl Asking {
     async fn ask(&self) -> (Result<Response<FetchBody>, FetchError>, Times) {
         let exchange = &self.exchange;
         let conditions = self.conditions();
-        let fields = match (&self.need, self.keep) {
+        let mut fields = match (&self.need, self.keep) {
             (_, Keep::Always) => headers::upstream_refresh(&exchange.headers, &conditions),
             (Need::Fetch(fetch), _) => headers::upstream(&exchange.headers, &conditions, fetch.range),
             (Need::Revalidate(_), _) => headers::upstream(&exchange.headers, &conditions, Range::Dropped),
         };
+        if let Some(chunks) = &self.chunks {
+            fields.insert(header::RANGE, partial::range_value(chunks));
+        }
         ask(exchange, fields, SendBody::Empty).await
     }
 }

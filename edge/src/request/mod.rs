@@ -7,7 +7,8 @@
 //!                       └→ Pass (fetch, judge) ─────────┘
 //! ```
 //!
-//! [`gate`] is Recv and Gate; this file looks up and chooses; [`miss`] and [`pass`] ask the origin;
+//! [`gate`] is Recv and Gate; this file looks up and chooses; [`miss`], [`partial`] and [`pass`] ask the
+//! origin;
 //! [`deliver`] makes the head. What may be decided about HTTP is decided by `policy`, what is kept is
 //! kept by `cache`; here only the order of things lives. Errors are [`Refusal`]s all the way and become
 //! statuses in [`refusal`].
@@ -21,6 +22,7 @@ pub mod forward;
 pub mod gate;
 pub mod log;
 pub mod miss;
+pub mod partial;
 pub mod pass;
 pub mod refusal;
 pub mod tunnel;
@@ -164,7 +166,7 @@ impl Exchange {
     }
 
     async fn lookup(&self) -> Candidates {
-        self.edge.cache.lookup(&self.key).await
+        self.edge.cache.lookup_with_gaps(&self.key).await
     }
 
     fn plan(&self, found: &Candidates, now: Timestamp) -> Plan {
@@ -239,10 +241,10 @@ async fn lookup(
     }
     let found = exchange.lookup().await;
     match exchange.plan(&found, now()) {
-        Plan::Serve(serve) => deliver::hit(exchange, &found, &serve, Outcome::Hit),
+        Plan::Serve(serve) => deliver::hit(exchange, &found, &serve, Outcome::Hit).await,
         Plan::ServeAndRefresh(serve, revalidate) => {
             miss::refresh(exchange, &found, revalidate);
-            deliver::hit(exchange, &found, &serve, Outcome::Stale)
+            deliver::hit(exchange, &found, &serve, Outcome::Stale).await
         }
         Plan::Revalidate(revalidate) => {
             Box::pin(miss::obtain(exchange, found, Need::Revalidate(revalidate))).await

@@ -41,7 +41,7 @@ pub(super) async fn pass(
         let serve = deliver::serve_now(exchange, &object);
         return Ok(deliver::object_with(exchange, &object, &serve, fields, &account, Outcome::Pass));
     }
-    Ok(miss::passed(exchange, forward, response, times))
+    Ok(miss::passed(exchange, forward, response, times, None))
 }
 
 /// The head under which an answer to POST answers later GETs: where it names an expiry and its own target
@@ -92,7 +92,7 @@ pub(super) async fn tunnel(
     let (answer, times) = miss::ask(exchange, fields, SendBody::Empty).await;
     let mut response = answer.map_err(Refusal::of_fetch)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(miss::passed(exchange, Forward::Bypass, response, times));
+        return Ok(miss::passed(exchange, Forward::Bypass, response, times, None));
     }
     let origin_side = hyper::upgrade::on(&mut response);
     let (parts, body) = response.into_parts();

@@ -1,0 +1,255 @@
+//! Ranges on a miss, and stored responses with gaps: what a request needs is fetched in whole chunks, and no more.
+//!
+//! A range of something not stored is widened to the chunks around it ([`widened`]); what comes is kept as a
+//! 200 with gaps (RFC 9111 section 3.3) where [`to_keep`] can tell its generation, else cut to what the client asked for
+//! ([`cut`]). A request that meets gaps has them filled by [`complete`] first, one after the other,
+//! with `If-Range`. Invariant: bytes are combined only under one strong entity tag
+//! (RFC 9110 section 15.3.7.3); where the origin has another generation, the stored one is dropped whole.
+//!
+//! Not done: several ranges at once, and ranges from the end, of something that is not stored at all: they are
+//! passed on as asked. A 206 to a gap does not freshen the stored head.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use tokio::sync::oneshot;
+
+use super::{
+    Answer, Body, Exchange, Refusal, deliver,
+    miss::{self, Times},
+    now,
+};
+use crate::{
+    cache::{Filler, Object, RangeLease, Span, fill, fill::Keep},
+    origin::{FetchBody, SendBody},
+    policy::{
+        self, Asked, Content, Forward, Meta, Precondition, Serve, Verdict, headers,
+        range::{self, Extent, Spec},
+        status::CacheStatus,
+    },
+    stats::Outcome,
+};
+
+/// How a request's gaps came to be filled, or not.
+enum Gaps {
+    /// On their way.
+    Filling,
+    /// The origin has something else now, or won't say that it has not: the stored one is gone.
+    Changed,
+    /// The store can't have them soon, or not for this client.
+    Aside,
+    /// The origin's error.
+    Answer(Box<Answer>),
+}
+
+/// Answers with a stored object, once all that the request needs of it is there or on its way.
+pub(super) async fn answer(
+    exchange: &Arc<Exchange>,
+    object: &Arc<Object>,
+    serve: &Serve,
+    account: CacheStatus,
+    outcome: Outcome,
+) -> Result<Answer, Refusal> {
+    let Some(spans) = lacking(exchange, object, serve) else {
+        return Ok(deliver::object(exchange, object, serve, &account, outcome));
+    };
+    if exchange.policy_request().directives.only_if_cached {
+        return Err(Refusal::NotCached);
+    }
+    match complete(exchange, object, spans).await? {
+        Gaps::Filling => {
+            let miss = policy::status::Outcome::Miss;
+            let filled = CacheStatus::forwarded(miss, Forward::Partial, Some(StatusCode::PARTIAL_CONTENT));
+            let account = CacheStatus { ttl_secs: account.ttl_secs, stored: true, ..filled };
+            Ok(deliver::object(exchange, object, serve, &account, Outcome::Miss))
+        }
+        Gaps::Changed => Box::pin(miss::anew(exchange, widened(exchange))).await,
+        Gaps::Aside => Box::pin(miss::anew(exchange, None)).await,
+        Gaps::Answer(answer) => Ok(*answer),
+    }
+}
+
+/// The spans a request needs of an object; `None`: they are there, or will be soon. One look for what is whole.
+pub(super) fn lacking(exchange: &Exchange, object: &Object, serve: &Serve) -> Option<Vec<Span>> {
+    let needs_content = serve.precondition == Precondition::Proceed && exchange.method == Method::GET;
+    if object.whole().is_some() || !needs_content || matches!(object.meta().content, Content::Part { .. }) {
+        return None;
+    }
+    let is_whole = object.is_whole();
+    if is_whole && !exchange.headers.contains_key(header::RANGE) {
+        return None;
+    }
+    let length = object.length()?;
+    let spans = match range::extent(&exchange.method, &exchange.headers, object.meta(), length, now()) {
+        Extent::Whole => std::iter::once(0..length).collect(),
+        Extent::Parts(spans) => spans.iter().map(|span| span.first..span.last + 1).collect::<Vec<Span>>(),
+        Extent::Unsatisfiable => return None,
+    };
+    let comes_soon = |span: &Span| (is_whole || object.has(span.clone())) && !object.is_far(span.start);
+    if spans.iter().all(comes_soon) { None } else { Some(spans) }
+}
+
+/// Takes the gaps in `spans` upon this request. The fetches run as a task of their own: others may wait for them.
+async fn complete(exchange: &Arc<Exchange>, object: &Arc<Object>, spans: Vec<Span>) -> Result<Gaps, Refusal> {
+    if spans.iter().any(|span| object.is_far(span.start)) {
+        return Ok(Gaps::Aside);
+    }
+    let leases: Vec<RangeLease> = spans.iter().flat_map(|span| object.claim(span.clone())).collect();
+    if leases.is_empty() {
+        let there = spans.into_iter().all(|span| object.has(span));
+        return Ok(if there { Gaps::Filling } else { Gaps::Aside });
+    }
+    leases.iter().skip(1).for_each(RangeLease::queue);
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(fill_in_turn(exchange.clone(), object.clone(), leases, tell));
+    told.await.map_err(|_panicked| Refusal::Internal("gap-task"))?
+}
+
+/// One gap after the other: however many there are, one connection to the origin. The first answer is told; where a
+/// later one fails, the readers of its gap are reset.
+async fn fill_in_turn(
+    exchange: Arc<Exchange>,
+    object: Arc<Object>,
+    leases: Vec<RangeLease>,
+    tell: oneshot::Sender<Result<Gaps, Refusal>>,
+) {
+    let mut tell = Some(tell);
+    for lease in leases {
+        let (gaps, filling) = match ask(&exchange, &object, lease).await {
+            Ok(asked) => asked,
+            Err(refusal) => (Err(refusal), None),
+        };
+        if let Some(tell) = tell.take() {
+            // A client that left needs no answer; the fill ends if nobody else reads it.
+            let _ = tell.send(gaps);
+        }
+        let Some((filler, body)) = filling else { return };
+        if fill::drive(filler, body).await.is_err() {
+            return;
+        }
+    }
+}
+
+type Told = (Result<Gaps, Refusal>, Option<(Filler, FetchBody)>);
+
+/// Asks for one gap, on the condition that it belongs to what is stored (RFC 9110 section 13.1.5).
+async fn ask(exchange: &Arc<Exchange>, object: &Arc<Object>, lease: RangeLease) -> Result<Told, Refusal> {
+    let span = lease.span();
+    let mut asked = exchange.headers.clone();
+    asked.insert(header::RANGE, range_value(&span));
+    asked.remove(header::IF_RANGE);
+    if let Some(etag) = object.meta().headers.get(header::ETAG) {
+        asked.insert(header::IF_RANGE, etag.clone());
+    }
+    let fields = headers::upstream(&asked, &HeaderMap::new(), policy::decide::Range::AsAsked);
+    let (answer, times) = miss::ask(exchange, fields, SendBody::Empty).await;
+    let response = answer.map_err(Refusal::of_fetch)?;
+    let status = response.status();
+    let verdict = judge(exchange, &asked, &response, times);
+    let belongs = |meta: &Meta| {
+        let content =
+            Content::Part { first: span.start, last: span.end - 1, complete_length: object.length() };
+        meta.content == content && object.meta().validators.same_bytes(&meta.validators)
+    };
+    match verdict {
+        Verdict::Store(meta) if belongs(&meta) => {
+            return Ok((Ok(Gaps::Filling), Some((lease.start(Keep::WhileRead), response.into_body()))));
+        }
+        // What is said to one client says nothing of what is stored for all.
+        Verdict::Pass {
+            reason: policy::decide::Refusal::Authorization | policy::decide::Refusal::RequestNoStore,
+            ..
+        } => return Ok((Ok(Gaps::Aside), None)),
+        _ => {}
+    }
+    drop(lease);
+    let gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::RANGE_NOT_SATISFIABLE);
+    if status.is_server_error() || (status.is_client_error() && !gone) {
+        let answer = miss::passed(exchange, Forward::Partial, response, times, None);
+        return Ok((Ok(Gaps::Answer(Box::new(answer))), None));
+    }
+    exchange.edge.cache.outdate(object);
+    Ok((Ok(Gaps::Changed), None))
+}
+
+fn judge(exchange: &Exchange, asked: &HeaderMap, response: &Response<FetchBody>, times: Times) -> Verdict {
+    let request = policy::Request::new(&exchange.method, asked).under(&exchange.site.rules);
+    let asked = Asked {
+        request: &request,
+        rules: &exchange.site.rules,
+        uri: &exchange.uri(),
+        request_time: times.request,
+        response_time: times.response,
+        validating: None,
+    };
+    policy::judge(&asked, response.status(), response.headers())
+}
+
+/// The chunks around the one range that a request asks for; `None`: it asks for none, for several, or from the end.
+pub(super) fn widened(exchange: &Exchange) -> Option<Span> {
+    match range::parse(&exchange.headers)?[..] {
+        [Spec::From { first, last: None }] => {
+            Some(Span { end: u64::MAX, ..Object::chunks_around(first..first, None) })
+        }
+        [Spec::From { first, last: Some(last) }] => {
+            Some(Object::chunks_around(first..last.saturating_add(1), None))
+        }
+        _ => None,
+    }
+}
+
+/// `Range` for whole chunks.
+pub(super) fn range_value(span: &Span) -> HeaderValue {
+    let last = if span.end == u64::MAX { String::new() } else { (span.end - 1).to_string() };
+    HeaderValue::try_from(format!("bytes={}-{last}", span.start))
+        .unwrap_or(HeaderValue::from_static("bytes=0-"))
+}
+
+/// The head to keep a 206 to the chunks `asked` under, as a 200 with gaps, and which chunks it brings. `None`: it can't be
+/// told apart from another generation, brings no whole chunks, or is too large for its site.
+pub(super) fn to_keep(meta: &Meta, asked: &Span, bytes_max: u64) -> Option<(Meta, Span)> {
+    let Content::Part { first, last, complete_length: Some(length) } = meta.content else { return None };
+    let is_strong = meta.validators.etag.as_ref().is_some_and(|tag| !tag.weak);
+    let span = first..last + 1;
+    let expected = asked.start..asked.end.min(length);
+    if !is_strong || span != expected || length > bytes_max {
+        return None;
+    }
+    let mut whole = meta.clone();
+    whole.status = StatusCode::OK;
+    whole.content = Content::Whole { length: Some(length) };
+    whole.headers.insert(header::CONTENT_LENGTH, length.into());
+    Some((whole, span))
+}
+
+/// Cuts a 206 to widened chunks down to what the client asked for. `None`: the part has nothing of it, and is sent as it
+/// is: its `Content-Range` says what it is.
+pub(super) fn cut(exchange: &Exchange, fields: &mut HeaderMap, body: FetchBody) -> (StatusCode, Body) {
+    let partial = StatusCode::PARTIAL_CONTENT;
+    let Some((part, length)) = range::parse_content_range(fields) else {
+        return (partial, Body::fetched(body));
+    };
+    let Some([Spec::From { first, last }]) =
+        range::parse(&exchange.headers).as_deref().map(|specs| [specs[0]])
+    else {
+        return (partial, Body::fetched(body));
+    };
+    let (first, last) = (first.max(part.first), last.unwrap_or(u64::MAX).min(part.last));
+    if first > last {
+        let Some(length) = length.filter(|length| first >= *length) else {
+            return (partial, Body::fetched(body));
+        };
+        fields.insert(header::CONTENT_RANGE, range::unsatisfied(length));
+        fields.insert(header::CONTENT_LENGTH, 0.into());
+        return (StatusCode::RANGE_NOT_SATISFIABLE, Body::empty());
+    }
+    let span = range::Span { first, last };
+    let value = match length {
+        Some(length) => span.content_range(length),
+        None => HeaderValue::try_from(format!("bytes {first}-{last}/*"))
+            .unwrap_or(HeaderValue::from_static("bytes */*")),
+    };
+    fields.insert(header::CONTENT_RANGE, value);
+    fields.insert(header::CONTENT_LENGTH, span.bytes().into());
+    (partial, Body::cut(body, first - part.first, span.bytes()))
+}
