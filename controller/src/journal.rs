@@ -28,6 +28,9 @@ CREATE TABLE IF NOT EXISTS certificate (site TEXT PRIMARY KEY, hosts TEXT NOT NU
 CREATE TABLE IF NOT EXISTS audit (at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL);
 ";
 
+/// Purges kept for edges that are away: some 20 MB, weeks of a busy site. An edge that was away for longer purges softly
+/// all it holds.
+const PURGES_KEPT: u64 = 100_000;
 /// Audit entries kept; about ten years of a busy team.
 const AUDIT_MAX: i64 = 100_000;
 
@@ -163,6 +166,9 @@ impl Journal {
             let sequence = u64::try_from(transaction.last_insert_rowid()).ok();
             out.push(Purge { sequence, scope: scope.clone(), mode });
         }
+        let newest = out.last().and_then(|purge| purge.sequence).unwrap_or(0);
+        let trimmed = newest.saturating_sub(PURGES_KEPT);
+        transaction.execute("DELETE FROM purge WHERE sequence <= ?", [trimmed])?;
         transaction.commit()?;
         Ok(out)
     }
@@ -189,6 +195,15 @@ impl Journal {
     pub fn last_purge(&self) -> Result<u64, JournalError> {
         let connection = self.connection.lock();
         Ok(connection.query_row("SELECT COALESCE(MAX(sequence), 0) FROM purge", [], |row| row.get(0))?)
+    }
+
+    /// Up to which sequence purges are no longer kept; 0: all are.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn trimmed(&self) -> Result<u64, JournalError> {
+        let connection = self.connection.lock();
+        Ok(connection.query_row("SELECT COALESCE(MIN(sequence), 1) - 1 FROM purge", [], |row| row.get(0))?)
     }
 
     /// Up to which sequence a node has acknowledged; 0 before the first.
@@ -321,6 +336,19 @@ mod tests {
         assert_eq!(journal.purges_after(journal.applied("fra").unwrap(), 10).unwrap(), kept[1..]);
         assert_eq!(journal.applied("nyc").unwrap(), 0);
         assert_eq!(journal.last_purge().unwrap(), 2);
+        assert_eq!(journal.trimmed().unwrap(), 0);
+    }
+
+    #[test]
+    fn old_purges_are_trimmed_and_their_numbers_not_given_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&temp.path().join("j.db")).unwrap();
+        let scopes = vec![Scope::All; PURGES_KEPT as usize];
+        journal.add_purges(&scopes, Mode::Hard, 5).unwrap();
+        assert_eq!(journal.trimmed().unwrap(), 0);
+        journal.add_purges(&scopes[..2], Mode::Hard, 5).unwrap();
+        assert_eq!((journal.trimmed().unwrap(), journal.last_purge().unwrap()), (2, PURGES_KEPT + 2));
+        assert_eq!(journal.purges_after(0, 1).unwrap()[0].sequence, Some(3));
     }
 
     #[test]

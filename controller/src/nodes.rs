@@ -13,7 +13,7 @@ use std::{
 
 use http::{Method, StatusCode};
 use nearside_fleet::{
-    purge::{Acknowledged, PURGES_MAX, Purges},
+    purge::{self, Acknowledged, PURGES_MAX, Purges},
     report::{Missing, Report},
     snapshot::Signed,
 };
@@ -26,7 +26,7 @@ use crate::{
     bundle,
     client::{ClientError, Connection, Peer, json},
     home::seconds,
-    journal::{Drain, Journal},
+    journal::{Drain, Journal, JournalError},
 };
 
 /// A report, a drain: answered from memory.
@@ -282,34 +282,51 @@ impl Node {
         let _one = self.delivering.lock().await;
         let words = |error: &dyn std::fmt::Display| error.to_string();
         let mut connection: Option<Connection> = None;
+        let mut reached: Option<u64> = None;
         loop {
-            let after = self.journal.applied(&self.peer.name).map_err(|error| words(&error))?;
+            let (known, after) = self.place(reached).map_err(|error| words(&error))?;
             let purges = self.journal.purges_after(after, PURGES_MAX).map_err(|error| words(&error))?;
             let Some(last) = purges.last().and_then(|purge| purge.sequence) else { break };
-            let open = match connection.take() {
+            let mut open = match connection.take() {
                 Some(open) => open,
                 None => self.peer.connect().await.map_err(|error| words(&error))?,
             };
-            let mut open = open;
-            let answer = open.ask(Method::POST, "/v1/purges", json(&Purges { purges }), PURGE).await;
-            let acknowledged: Acknowledged =
-                answer.and_then(|answer| answer.good()?.json()).map_err(|error| words(&error))?;
-            if acknowledged.through < last {
-                return Err(format!("has purges up to {} only, was sent up to {last}", acknowledged.through));
+            let message = json(&Purges { purges, journal: Some(known) });
+            let answer = open.ask(Method::POST, "/v1/purges", message, PURGE).await;
+            let through = answer
+                .and_then(|answer| answer.good()?.json::<Acknowledged>())
+                .map_err(|error| words(&error))?
+                .through;
+            connection = Some(open);
+            if through < last && reached.is_some_and(|reached| through <= reached) {
+                return Err(format!("has purges up to {through} only, was sent up to {last}"));
             }
-            // What the node has beyond our own count is from a journal we lost: it must not skip ours.
-            self.journal.keep_applied(&self.peer.name, last).map_err(|error| words(&error))?;
-            self.status.lock().purges = last;
-            if acknowledged.through > self.journal.last_purge().map_err(|error| words(&error))? {
+            reached = Some(through);
+            // Past the last one home knows of, its own count is from a journal we lost: it must not skip ours.
+            let kept = if through > known.newest { last } else { through };
+            self.journal.keep_applied(&self.peer.name, kept).map_err(|error| words(&error))?;
+            self.status.lock().purges = kept;
+            if through > self.journal.last_purge().map_err(|error| words(&error))? {
                 return Err(format!(
-                    "has purges up to {}, home knows of {last} only: was home's journal lost? Purges below that \
+                    "has purges up to {through}, home knows of {last} only: was home's journal lost? Purges below that \
                      number have no effect there; `nearside purge --all` after the numbers are past it",
-                    acknowledged.through
                 ));
             }
-            connection = Some(open);
         }
         Ok(started.elapsed())
+    }
+
+    /// What an edge is told of the journal, and from where purges are sent: from where it said it stands, which may be
+    /// before what it once acknowledged (it was installed anew), or from what it acknowledged.
+    fn place(&self, reached: Option<u64>) -> Result<(purge::Journal, u64), JournalError> {
+        let acknowledged = self.journal.applied(&self.peer.name)?;
+        let known = purge::Journal {
+            acknowledged,
+            newest: self.journal.last_purge()?,
+            trimmed: self.journal.trimmed()?,
+        };
+        let after = reached.filter(|&reached| reached <= known.newest).unwrap_or(acknowledged);
+        Ok((known, after))
     }
 
     /// Makes a DNS node's drains those in the journal.

@@ -17,13 +17,19 @@ use crate::{
 
 /// `POST /v1/purges`: answers once all of them are in force and journaled.
 pub async fn purge(edge: &Edge, request: &ControlRequest, now: Timestamp) -> ControlResponse {
-    let Purges { purges } = match request.json() {
+    let Purges { purges, journal } = match request.json() {
         Ok(purges) => purges,
         Err(response) => return response,
     };
     if purges.len() > PURGES_MAX {
         let message = format!("{} purges in one message; at most {PURGES_MAX}", purges.len());
         return ControlResponse::error(StatusCode::PAYLOAD_TOO_LARGE, message);
+    }
+    if let Some(journal) = journal
+        && let Err(error) = edge.cache.find_place(journal, now).await
+    {
+        tracing::error!(%error, "purges not acknowledged");
+        return ControlResponse::error(StatusCode::INTERNAL_SERVER_ERROR, error);
     }
     for asked in purges {
         let order = match order(edge, asked) {

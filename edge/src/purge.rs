@@ -232,7 +232,9 @@ impl Purges {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let damaged = purges.replay(&text);
+        // What is stored has had a journal beside it from its first day.
+        let is_missing = text.is_empty() && newest > 0;
+        let damaged = purges.replay(&text) || is_missing;
         if damaged {
             tracing::warn!(path = %path.display(), "purge journal is damaged: purging everything stored before");
             let tick = purges.next_tick();
@@ -335,6 +337,17 @@ impl Purges {
     /// [`PurgeError::NotDurable`].
     pub fn catch_up(&self, sequence: u64, now: Timestamp) -> Result<(), PurgeError> {
         self.apply(&Order { scope: Scope::All, kind: Kind::Soft, sequence: None }, now)?;
+        self.skip_to(sequence)
+    }
+
+    /// Takes `sequence` as applied: nothing that is stored can be covered by what came up to it.
+    ///
+    /// # Errors
+    /// [`PurgeError::NotDurable`].
+    pub fn skip_to(&self, sequence: u64) -> Result<(), PurgeError> {
+        if sequence <= self.sequence() {
+            return Ok(());
+        }
         let mut journal = self.journal.as_ref().map(Mutex::lock);
         let line = Line::Sequence { applied: sequence, ahead: Vec::new() };
         if let Some(journal) = &mut journal {

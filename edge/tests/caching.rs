@@ -1,5 +1,7 @@
 //! The whole machine on cacheable traffic: what the client gets, what the origin saw, what was counted.
 
+#![allow(clippy::unwrap_used, reason = "what a test's origin does is part of the test")]
+
 mod support;
 
 use std::{
@@ -468,4 +470,60 @@ async fn a_part_other_than_asked_for_is_not_kept() {
     );
     assert_eq!(edge.get("/", &[("range", "bytes=2-4")]).await.text(), "cde");
     assert_eq!(origin.requests(), 2);
+}
+
+/// What home sends: a purge, and what it knows of the journal.
+async fn purge_from_home(edge: &Edge, sequence: u64, path: &str, journal: [u64; 3]) -> serde_json::Value {
+    let [acknowledged, newest, trimmed] = journal;
+    let message = serde_json::json!({
+        "purges": [{ "sequence": sequence, "scope": { "url": format!("http://{}{path}", support::HOST) } }],
+        "journal": { "acknowledged": acknowledged, "newest": newest, "trimmed": trimmed },
+    });
+    let answer = edge.control(Method::POST, "/v1/purges", &[], message.to_string()).await;
+    assert_eq!(answer.status, 200);
+    serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap()["through"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_edge_goes_on_from_the_newest_purge_of_its_fleet() {
+    let origin = counting(&[("cache-control", "max-age=60")]).await;
+    let edge = Edge::start(&origin).await;
+    assert_eq!(purge_from_home(&edge, 1, "/a", [0, 100_000, 0]).await, 100_000);
+    assert_eq!(edge.get("/a", &[]).await.text(), "answer 1");
+    assert_eq!(purge_from_home(&edge, 100_001, "/a", [100_000, 100_001, 1]).await, 100_001);
+    assert_eq!(edge.get("/a", &[]).await.text(), "answer 2");
+    assert_eq!(edge.metric("nearside_edge_cache_purge_orders_total", &[]), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edge_with_content_takes_no_purge_as_applied_that_it_may_need() {
+    let origin = counting(&[("cache-control", "max-age=60"), ("etag", "\"v\"")]).await;
+    let edge = Edge::start(&origin).await;
+    edge.get("/a", &[]).await;
+    // It began empty: what was acknowledged under its name came before. What came later it needs.
+    assert_eq!(purge_from_home(&edge, 5003, "/b", [5000, 5003, 0]).await, 5000);
+    assert_eq!(purge_from_home(&edge, 5001, "/a", [5000, 5003, 0]).await, 5001);
+    assert_eq!(purge_from_home(&edge, 5002, "/c", [5000, 5003, 0]).await, 5003);
+    assert_eq!(edge.get("/a", &[]).await.text(), "answer 2");
+    // Away for longer than the journal reaches: everything is stale.
+    assert_eq!(edge.get("/a", &[]).await.field("x-cache-status"), "HIT");
+    assert_eq!(purge_from_home(&edge, 9001, "/c", [5003, 9001, 9000]).await, 9001);
+    let stale = edge.get("/a", &[]).await;
+    assert!(stale.field("cache-status").contains("fwd=stale"), "{:?}", stale.headers);
+    assert_eq!(origin.requests(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_whose_purge_journal_is_lost_is_not_trusted() {
+    let origin = counting(&[("cache-control", "max-age=60")]).await;
+    let edge = Edge::start(&origin).await;
+    edge.get("/a", &[]).await;
+    edge.get("/a", &[]).await;
+    let config = edge.config.clone();
+    edge.daemon.stop(std::time::Instant::now() + support::PATIENCE).await;
+    let dir = edge.into_dir().await;
+    std::fs::remove_file(dir.path().join("cache/purges")).unwrap();
+    let edge = Edge::with(config, dir).await;
+    assert_eq!(edge.get("/a", &[]).await.field("x-cache-status"), "MISS");
+    assert_eq!((origin.requests(), edge.requests("miss")), (2, 1));
 }

@@ -77,9 +77,30 @@ impl std::fmt::Display for Scope {
 pub struct Purges {
     /// In order of their sequence; at most [`PURGES_MAX`].
     pub purges: Vec<Purge>,
+    /// What home knows of the sequence, so that an edge that has lost its own place in it finds it again.
+    /// `None`: an order to this one edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Journal>,
 }
 
-/// Answer to [`Purges`], given once all of them are in force and journaled.
+/// Home's journal of purges, as one edge is told of it.
+///
+/// An edge that holds nothing can't hold anything stale: it goes on from `newest`. One that began with nothing,
+/// and has had no purge since, goes on from `acknowledged`: all up to there came before it began. One that lacks purges
+/// that home has no more purges softly all it holds, and goes on from `trimmed`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Journal {
+    /// All up to this one were acknowledged by this edge, or by who bore its name before.
+    pub acknowledged: u64,
+    /// The last one.
+    pub newest: u64,
+    /// All up to this one are no longer in the journal.
+    pub trimmed: u64,
+}
+
+/// Answer to [`Purges`], given once all of them are in force and journaled. Where it is less than what was sent, the edge
+/// lacks earlier ones: home goes on from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledged {
     /// Every sequence up to this one is in force here.

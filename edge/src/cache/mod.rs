@@ -34,6 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nearside_fleet::purge;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -131,6 +132,8 @@ pub struct Cache {
     disk: Option<Arc<Disk>>,
     flights: Flights,
     purges: Purges,
+    /// Nothing was left of an earlier process.
+    began_empty: bool,
     /// Ticks of fetches under way: purge records since the oldest can't be forgotten.
     fetches: Mutex<BTreeMap<u64, u32>>,
     metrics: Arc<Metrics>,
@@ -164,6 +167,7 @@ impl Cache {
             Some((disk, loaded, purges)) => (Some(disk), Some(loaded), purges),
             None => (None, None, Purges::in_memory()),
         };
+        let began_empty = loaded.as_ref().is_none_or(|loaded| loaded.packed.is_empty());
         let (sweeper, signals) = sweep::signal();
         let cache = Arc::new_cyclic(|this| Cache {
             this: Weak::clone(this),
@@ -173,6 +177,7 @@ impl Cache {
             disk,
             flights: Flights::new(),
             purges,
+            began_empty,
             fetches: Mutex::default(),
             metrics,
             sweeper,
@@ -371,13 +376,36 @@ impl Cache {
         applied
     }
 
-    /// Soft purges everything stored before, and takes the fleet's purges up to `sequence` as applied: what a node does
-    /// that was away longer than the fleet's journal reaches.
+    /// Finds this store's place in the fleet's sequence of purges, from what home knows of it: see
+    /// [`nearside_fleet::purge::Journal`]. Waits for the disk, elsewhere.
     ///
     /// # Errors
     /// [`PurgeError::NotDurable`].
-    pub fn catch_up(&self, sequence: u64, now: Timestamp) -> Result<(), PurgeError> {
-        self.purges.catch_up(sequence, now)
+    pub async fn find_place(
+        self: &Arc<Self>,
+        home: purge::Journal,
+        now: Timestamp,
+    ) -> Result<(), PurgeError> {
+        let (reached, cache) = (self.purge_sequence(), Arc::clone(self));
+        if reached >= home.newest || (reached > 0 && reached >= home.trimmed) {
+            return Ok(());
+        }
+        // In this order: what is not under way now is in the index, or begins after home's newest purge.
+        let is_empty = self.fetches.lock().is_empty() && self.index.len() == 0;
+        let task = tokio::task::spawn_blocking(move || {
+            match reached {
+                0 if is_empty => cache.purges.skip_to(home.newest)?,
+                0 if cache.began_empty => cache.purges.skip_to(home.acknowledged)?,
+                _ => {}
+            }
+            if cache.purge_sequence() < home.trimmed {
+                cache.purges.catch_up(home.trimmed, now)
+            } else {
+                Ok(())
+            }
+        });
+        let stopped = |error| Err(PurgeError::NotDurable(std::io::Error::other(error)));
+        task.await.unwrap_or_else(stopped)
     }
 
     /// All purges of the fleet up to this one are applied here.
