@@ -103,13 +103,13 @@ pub struct Revalidate {
     pub forward: Forward,
 }
 
-/// How long a stale response may stand in for a failing origin.
+/// Until when a stored response may stand in for its origin; a moment that has passed is a prohibition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StalePermit {
-    /// Not at all: a failing origin is a 504 (or its own 5xx).
-    Never,
-    /// Until then.
-    Until(Timestamp),
+pub struct StalePermit {
+    /// Where the origin answers with an error (RFC 5861 §4); past it the error goes down.
+    pub erring: Timestamp,
+    /// Where the origin gives no answer at all (RFC 9111 §4.2.4); past it that is a 504.
+    pub silent: Timestamp,
 }
 
 /// A request to the origin whose response may be stored.
@@ -324,7 +324,8 @@ fn with_stored(request: &Request<'_>, candidate: &Candidate<'_>, index: usize, n
     let fresh = now < stale_from && meta.reuse != Reuse::AfterValidation;
     let age = meta.age(now);
     // A page that never changes is not validated on an ordinary reload (RFC 8246 §2).
-    let young_enough = wishes.max_age.secs().is_none_or(|secs| age <= Duration::from_secs(secs))
+    // `max-age=0` is how clients spell a reload: it is not answered by what arrived within this second.
+    let young_enough = wishes.max_age.secs().is_none_or(|secs| secs > 0 && age <= Duration::from_secs(secs))
         || (fresh && meta.immutable);
     let min_fresh = Duration::from_secs(wishes.min_fresh.secs().unwrap_or(0));
     let fresh_enough = wishes.min_fresh.secs().is_none() || stale_from.since(now) >= min_fresh;
@@ -333,7 +334,7 @@ fn with_stored(request: &Request<'_>, candidate: &Candidate<'_>, index: usize, n
         index,
         conditions: conditions(request, meta),
         range: if matches!(meta.content, Content::Part { .. }) { Range::AsAsked } else { Range::Dropped },
-        stale: stale::if_error(candidate, wishes, now),
+        stale: stale::permit(candidate, wishes),
         forward,
     };
     let serve = || Serve {
@@ -396,7 +397,7 @@ pub fn answers_waiting(request: &Request<'_>, meta: &Meta) -> bool {
 /// Says what becomes of the origin's final answer. `headers` are as received.
 pub fn judge(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap) -> Verdict {
     if let Some((candidate, permit)) = &asked.validating {
-        if stale::is_failure(status) && permits(*permit, asked.response_time) {
+        if stale::is_failure(status) && asked.response_time < permit.erring {
             return Verdict::ServeStale;
         }
         if let Some(verdict) = validated(asked, status, headers, candidate.meta) {
@@ -406,7 +407,8 @@ pub fn judge(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap) -> Verd
     match storing::head(asked, status, headers) {
         Ok(meta) => Verdict::Store(Box::new(meta)),
         Err(reason) => {
-            let validated = if outdates(asked, status, reason) { Validated::Remove } else { Validated::Keep };
+            let outdated = asked.validating.is_some() && outdates(asked, status, reason);
+            let validated = if outdated { Validated::Remove } else { Validated::Keep };
             Verdict::Pass { reason, validated, uncollapsed: storing::uncollapsed(reason) }
         }
     }
@@ -459,7 +461,7 @@ fn update(asked: &Asked<'_>, headers: &HeaderMap, stored: &Meta) -> Option<Verdi
 /// response insists on validation (RFC 9111 §5.2.2.2).
 pub fn origin_failed(asked: &Asked<'_>, failure: Failure) -> Result<Verdict, StatusCode> {
     if let Some((_, permit)) = &asked.validating {
-        if permits(*permit, asked.response_time) {
+        if asked.response_time < permit.silent {
             return Ok(Verdict::ServeStale);
         }
         return Err(StatusCode::GATEWAY_TIMEOUT);
@@ -468,8 +470,4 @@ pub fn origin_failed(asked: &Asked<'_>, failure: Failure) -> Result<Verdict, Sta
         Failure::Unreachable => StatusCode::BAD_GATEWAY,
         Failure::Timeout => StatusCode::GATEWAY_TIMEOUT,
     })
-}
-
-fn permits(permit: StalePermit, now: Timestamp) -> bool {
-    matches!(permit, StalePermit::Until(until) if now < until)
 }

@@ -16,11 +16,13 @@ use super::{
 };
 
 /// Fields of one connection, named by `Connection` or not.
-const HOP_BY_HOP: [HeaderName; 9] = [
+const HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TE,
+    // Announces trailers, which go no further either.
+    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::PROXY_AUTHENTICATE,
@@ -148,6 +150,17 @@ pub fn from_store(stored: &Meta, serve: &Serve) -> HeaderMap {
     headers
 }
 
+/// Puts the cookies of a 304 into the answer to the client whose request caused it: they are this
+/// client's, whether or not they may be stored for others.
+pub fn hand_over_cookies(not_modified: &HeaderMap, answer: &mut HeaderMap) {
+    if not_modified.contains_key(header::SET_COOKIE) {
+        answer.remove(header::SET_COOKIE);
+        for cookie in not_modified.get_all(header::SET_COOKIE) {
+            answer.append(header::SET_COOKIE, cookie.clone());
+        }
+    }
+}
+
 /// The fields of a 304 (RFC 9110 §15.4.5): what would change a cache's mind, nothing that describes
 /// content which isn't sent.
 pub fn not_modified(mut headers: HeaderMap) -> HeaderMap {
@@ -169,8 +182,7 @@ pub fn not_modified(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// The fields worth storing (RFC 9111 §3.1): end to end, without `Age` and `Trailer` (trailers are not
-/// stored), without `except`, with a valid `Date`.
+/// The fields worth storing (RFC 9111 §3.1): end to end, without `Age`, without `except`, with a valid `Date`.
 pub fn storable(
     origin: &HeaderMap,
     status: StatusCode,
@@ -179,7 +191,6 @@ pub fn storable(
 ) -> HeaderMap {
     let mut headers = end_to_end(origin);
     headers.remove(header::AGE);
-    headers.remove(header::TRAILER);
     if status == StatusCode::PARTIAL_CONTENT {
         // Of this one answer, not of what is served from it.
         headers.remove(header::CONTENT_RANGE);

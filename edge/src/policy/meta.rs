@@ -123,10 +123,4 @@ impl Meta {
     pub fn fresh_until(&self) -> Timestamp {
         self.response_time.plus(self.lifetime.saturating_sub(self.initial_age))
     }
-
-    /// When nothing, not even a failing origin, allows it to be served unvalidated. Past this it is
-    /// worth keeping only for its validators.
-    pub fn usable_until(&self) -> Timestamp {
-        self.fresh_until().plus(self.stale_while_revalidate.max(self.stale_if_error))
-    }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Fields of a 304 or HEAD answer that describe its own message, not the stored content (§3.2).
-const NOT_MERGED: [HeaderName; 3] = [header::CONTENT_LENGTH, header::CONTENT_RANGE, header::TRAILER];
+const NOT_MERGED: [HeaderName; 2] = [header::CONTENT_LENGTH, header::CONTENT_RANGE];
 
 /// The conditions that ask for a 304 if `stored` is still true (§4.3.1); empty: it has no validator.
 pub fn conditions(stored: &Meta) -> HeaderMap {

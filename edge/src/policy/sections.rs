@@ -81,7 +81,6 @@ fn section_3_what_must_not_be_stored() {
             "200 {cdn-cache-control: max-age=60, no-store}",
             "200 {cdn-cache-control: private | cache-control: max-age=60}",
             "304 {cache-control: max-age=60}",
-            "416 {cache-control: max-age=60}",
             "428 {cache-control: max-age=60}",
             "429 {cache-control: max-age=60}",
             "431 {cache-control: max-age=60}",
@@ -762,11 +761,32 @@ fn rfc_5861_section_4_stale_if_error() {
          wait 20
          origin down
          GET / {cache-control: stale-if-error=30} -> STALE age=20
-         origin down
-         GET / -> 504");
+         origin 503
+         GET / {cache-control: stale-if-error=30} -> STALE age=20
+         origin 503
+         GET / -> 503");
     run("origin down
          GET / -> 502
          origin timeout
+         GET / -> 504");
+}
+
+#[test]
+fn section_4_2_4_disconnected() {
+    run("origin 200 {cache-control: max-age=10 | etag: \"a\"}
+         GET /
+         wait 20
+         origin down
+         GET / -> STALE body=1 age=20
+         origin timeout
+         GET / -> STALE body=1 age=20
+         origin 503
+         GET / -> 503
+         wait 600000
+         origin down
+         GET / -> STALE body=1
+         wait 4800
+         origin down
          GET / -> 504");
 }
 

@@ -342,7 +342,8 @@ impl Sim {
         status: Option<StatusCode>,
     ) -> Got {
         let revalidate = validating.unwrap();
-        assert_ne!(revalidate.stale, StalePermit::Never);
+        let StalePermit { erring, silent } = revalidate.stale;
+        assert!(self.now < erring.max(silent));
         let stored = &entries[revalidate.index];
         let serve = serve(request, &stored.meta, revalidate.index, self.now);
         self.deliver(request, stored, &serve, CacheStatus::forwarded(Outcome::Stale, why, status))

@@ -11,11 +11,17 @@ use http::StatusCode;
 use super::{
     decide::StalePermit,
     directives::{Delta, RequestDirectives, ResponseDirectives},
+    freshness::Governing,
     meta::{Candidate, Meta, Reuse},
     rules::Rules,
     storing::covers_response,
     time::Timestamp,
 };
+
+/// How long past its lifetime a response stands in for an origin that gives no answer, where nothing
+/// else is said: long enough for a person to come back from holidays and mend it; what is older is no
+/// longer what the site says.
+const DISCONNECTED_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// How long past its lifetime a response may be served, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,16 +87,29 @@ pub fn client_accepts(candidate: &Candidate<'_>, wishes: &RequestDirectives, now
 
 /// Until when it may stand in for a failing origin. A response that is still fresh (a client
 /// insisted on asking) may until it is not.
-pub fn if_error(candidate: &Candidate<'_>, wishes: &RequestDirectives, now: Timestamp) -> StalePermit {
+///
+/// For an origin that gives no answer, silence about stale responses is consent (RFC 9111 §4.2.4:
+/// a disconnected cache may); one that answers with an error is not disconnected, and is believed.
+pub fn permit(candidate: &Candidate<'_>, wishes: &RequestDirectives) -> StalePermit {
     let meta: &Meta = candidate.meta;
     let wished = Duration::from_secs(wishes.stale_if_error.secs().unwrap_or(0));
-    let window = match meta.reuse {
-        Reuse::AfterValidation => return StalePermit::Never,
-        Reuse::WhileFresh => Duration::ZERO,
-        Reuse::Freely => meta.stale_if_error.max(wished),
+    let (erring, silent) = match meta.reuse {
+        Reuse::AfterValidation => {
+            return StalePermit { erring: Timestamp::default(), silent: Timestamp::default() };
+        }
+        Reuse::WhileFresh => (Duration::ZERO, Duration::ZERO),
+        Reuse::Freely => {
+            let erring = meta.stale_if_error.max(wished);
+            (erring, if limits_errors(meta) { erring } else { DISCONNECTED_MAX })
+        }
     };
-    let until = stale_from(candidate).plus(window);
-    if now < until { StalePermit::Until(until) } else { StalePermit::Never }
+    let from = stale_from(candidate);
+    StalePermit { erring: from.plus(erring), silent: from.plus(silent) }
+}
+
+/// Whether the origin or the site says how long errors may be covered up: then that holds for silence too.
+fn limits_errors(meta: &Meta) -> bool {
+    !meta.stale_if_error.is_zero() || Governing::read(&meta.headers).directives.stale_if_error.is_present()
 }
 
 /// Statuses that count as the origin failing (RFC 5861 §4).

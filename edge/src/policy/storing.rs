@@ -98,7 +98,7 @@ fn may_store(
     if covers_response(&directives.private) {
         return Err(Refusal::Private);
     }
-    if is_never_stored(status) {
+    if is_never_stored(asked, status) {
         return Err(Refusal::Status);
     }
     let shared = directives.public || directives.s_maxage.is_present();
@@ -149,9 +149,11 @@ fn is_own_location(target: &str, origin: &HeaderMap) -> bool {
 }
 
 /// Statuses that must not be stored whatever their directives say: 1xx are not final, 304 is no
-/// response of its own, 416 answers a `Range`, and RFC 6585 forbids 428, 429, 431 and 511.
-fn is_never_stored(status: StatusCode) -> bool {
-    status.is_informational() || matches!(status.as_u16(), 304 | 416 | 428 | 429 | 431 | 511)
+/// response of its own, 416 to a `Range` answers that range alone, and RFC 6585 forbids 428, 429, 431 and 511.
+fn is_never_stored(asked: &Asked<'_>, status: StatusCode) -> bool {
+    let answers_a_range =
+        status == StatusCode::RANGE_NOT_SATISFIABLE && asked.request.headers.contains_key(header::RANGE);
+    answers_a_range || status.is_informational() || matches!(status.as_u16(), 304 | 428 | 429 | 431 | 511)
 }
 
 /// Statuses whose caching requirements are known here (`must-understand`): RFC 9110 §15 and

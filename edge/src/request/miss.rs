@@ -194,7 +194,8 @@ fn hint(exchange: &Exchange, found: &Candidates) -> u64 {
 /// Other requests' fetch failed: ours would too.
 fn stand_in(exchange: &Exchange, found: &Candidates, need: &Need) -> Result<Answer, Refusal> {
     match need.validates(found) {
-        Some((stored, StalePermit::Until(until))) if now() < until => {
+        // Which of the two failures it was is not told; both allow it (RFC 9111 section 4.3.3).
+        Some((stored, permit)) if now() < permit.silent.max(permit.erring) => {
             let account = CacheStatus::forwarded(Outcome::Stale.policy(), need.forward(), None);
             let account = CacheStatus { collapsed: true, ..account };
             stale(exchange, &stored.object, account)
@@ -243,12 +244,15 @@ async fn lead(
             }
             Ok(deliver::object_with(exchange, &object, &serve, fields, &account, Outcome::Miss))
         }
-        Led::Updated(object) => {
+        Led::Updated(object, news) => {
             let serve = deliver::serve_now(exchange, &object);
             let outcome = policy::status::Outcome::Revalidated;
             let mut account = CacheStatus::forwarded(outcome, forward, Some(StatusCode::NOT_MODIFIED));
             account.ttl_secs = Some(serve.ttl_secs);
-            partial::answer(exchange, &object, &serve, account, Outcome::Revalidated).await
+            let mut answer =
+                partial::answer(exchange, &object, &serve, account, Outcome::Revalidated).await?;
+            headers::hand_over_cookies(&news, answer.response.headers_mut());
+            Ok(answer)
         }
         Led::Passed(response, times) => Ok(passed(exchange, forward, *response, times, asked)),
         Led::Stale(status, detail) => {
@@ -302,8 +306,8 @@ pub(super) struct Times {
 enum Led {
     /// It is being stored; the origin's status, and its fields for the client that asked.
     Stored(Arc<Object>, StatusCode, HeaderMap),
-    /// What is stored still holds.
-    Updated(Arc<Object>),
+    /// What is stored still holds; the fields of the answer that said so.
+    Updated(Arc<Object>, HeaderMap),
     /// It is not to be stored.
     Passed(Box<Response<FetchBody>>, Times),
     /// What was validated stands in for the origin's error.
@@ -383,6 +387,10 @@ impl Asking {
                 lease.fail();
                 return Led::Stale(Some(response.status()), None);
             }
+            (Err(status), Err(error)) if self.validates.is_some() && Refusal::failure(&error).is_some() => {
+                lease.fail();
+                return Led::Failed(Refusal::Origin(status, error));
+            }
             (_, Err(error)) => {
                 lease.fail();
                 return Led::Failed(Refusal::of_fetch(error));
@@ -411,7 +419,7 @@ impl Asking {
                 Some((found, _)) => {
                     let object = lease.update(found, *meta);
                     self.drop_validated(validated);
-                    Led::Updated(object)
+                    Led::Updated(object, response.into_parts().0.headers)
                 }
                 None => Led::Failed(Refusal::Internal("update-of-nothing")),
             },

@@ -1,0 +1,37 @@
+//! RFC 9110 section 14 and RFC 9111 section 3.3: parts of a representation.
+
+mod conformance;
+
+use conformance::Bench;
+
+#[test]
+fn parts_of_a_stored_whole() {
+    Bench::with("").run(
+        "
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" | Last-Modified: {now-5000} | @body 0123456789 => @body 0123456789
+        GET | Range: bytes=2-4 => 206 | @body 234 | Content-Range: bytes 2-4/10 | Content-Length: 3 | ETag: \"a\" | Age
+        GET | Range: bytes=7- => 206 | @body 789 | Content-Range: bytes 7-9/10
+        GET | Range: bytes=-2 => 206 | @body 89 | Content-Range: bytes 8-9/10
+        GET | Range: bytes=-20 => 206 | @body 0123456789 | Content-Range: bytes 0-9/10
+        GET | Range: bytes=0-0 => 206 | @body 0
+        GET | Range: bytes=8-100 => 206 | @body 89 | Content-Range: bytes 8-9/10
+        GET | Range: BYTES=2-4 => 206 | @body 234
+        GET | Range: bytes=10- => 416 | Content-Range: bytes */10
+        GET | Range: bytes=-0 => 416 | Content-Range: bytes */10
+        GET | Range: bytes=4-2 => @body 0123456789
+        GET | Range: bytes=a-b => @body 0123456789
+        GET | Range: items=0-1 => @body 0123456789
+        GET | Range: bytes=2-4 | If-Range: \"a\" => 206 | @body 234
+        GET | Range: bytes=2-4 | If-Range: \"b\" => @body 0123456789
+        GET | Range: bytes=2-4 | If-Range: W/\"a\" => @body 0123456789
+        GET | Range: bytes=2-4 | If-Range: {now} => @body 0123456789
+        GET | Range: bytes=2-4 | If-None-Match: \"a\" => 304
+        HEAD | Range: bytes=2-4 => 200 | Content-Length: 10
+        GET => @body 0123456789 | !Content-Range
+
+        # what ignores Range is whole, stored whole and cut here
+        GET | Range: bytes=2-4 -> 200 | Cache-Control: max-age=3600 | @body 0123456789 => 206 | @body 234
+        GET => @body 0123456789
+        ",
+    );
+}

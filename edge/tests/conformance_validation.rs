@@ -1,0 +1,235 @@
+//! RFC 9110 section 13 and RFC 9111 section 4.3: conditions from clients, and conditions of our own.
+
+mod conformance;
+
+use conformance::Bench;
+
+#[test]
+fn clients_conditions_are_answered_from_the_store() {
+    let bench = Bench::with("");
+    let with_tag = [
+        ("\"a\"", true),
+        ("W/\"a\"", true),
+        ("*", true),
+        ("\"b\", \"a\"", true),
+        ("\"b\" ,W/\"a\",\"c\"", true),
+        ("\"b\" | If-None-Match: \"a\"", true),
+        ("\"b\"", false),
+        ("a", false),
+        ("\"A\"", false),
+        ("\"a", false),
+    ];
+    bench.run_all(with_tag.iter().flat_map(|(tags, same)| {
+        let wanted = if *same { "304 | @body" } else { "#1" };
+        ["\"a\"", "W/\"a\""].map(|stored| {
+            format!(
+                "GET -> 200 | Cache-Control: max-age=3600 | ETag: {stored} => #1 | ETag: {stored}\n\
+                 GET | If-None-Match: {tags} => {wanted} | ETag: {stored} | Age"
+            )
+        })
+    }));
+    bench.run(
+        "
+        # an entity tag that is none is compared as it is
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: abc => #1
+        GET | If-None-Match: abc => 304
+
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a, b\" => #1
+        GET | If-None-Match: \"a, b\" => 304
+
+        GET -> 200 | Cache-Control: max-age=3600 | Last-Modified: {now-1000} => #1
+        GET | If-Modified-Since: {now-1000} => 304 | Last-Modified
+        GET | If-Modified-Since: {now-500} => 304
+        GET | If-Modified-Since: {now-2000} => #1
+        GET | If-Modified-Since: rubbish => #1
+        GET | If-None-Match: \"x\" => #1
+
+        # If-None-Match has precedence
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" | Last-Modified: {now-1000} => #1
+        GET | If-None-Match: \"b\" | If-Modified-Since: {now} => #1
+        GET | If-None-Match: \"a\" | If-Modified-Since: {now-5000} => 304
+
+        # without Last-Modified, Date is compared
+        GET -> 200 | Cache-Control: max-age=3600 | Date: {now-1000} => #1
+        GET | If-Modified-Since: {now} => 304
+        GET | If-Modified-Since: {now-3000} => #1
+
+        # conditions count where the answer would be a success
+        GET -> 404 | Cache-Control: max-age=3600 | ETag: \"a\" => #1
+        GET | If-None-Match: \"a\" => 404 | #1
+
+        HEAD -> 200 => 200
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" => #2
+        HEAD | If-None-Match: \"a\" => 304
+        ",
+    );
+}
+
+/// RFC 9110 section 15.4.5: the fields a 304 must have, and nothing of the content it does not carry.
+#[test]
+fn fields_of_a_304() {
+    Bench::with("").run(
+        "
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" | Expires: {now+100} | Vary: Foo | Content-Location: {base} | Date: {now-5} | Content-Type: text/plain | X-Other: 1 => #1
+        GET | If-None-Match: \"a\" => 304 | Cache-Control: max-age=3600 | ETag: \"a\" | Expires | Vary: Foo | Content-Location: {base} | Date | Age >= 5 | !Content-Length | !Content-Type
+        ",
+    );
+}
+
+#[test]
+fn conditions_on_a_miss_ask_for_the_whole() {
+    Bench::with("").run(
+        "
+        GET | If-None-Match: \"a\" -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" => 304 | saw !If-None-Match
+        GET => #1
+
+        GET | If-None-Match: \"b\" -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" => #1
+
+        GET | If-Modified-Since: {now} -> 200 | Cache-Control: max-age=3600 | Last-Modified: {now-1000} => 304
+        GET => #1
+        ",
+    );
+}
+
+#[test]
+fn a_stale_response_is_validated_with_all_its_validators() {
+    Bench::with("").run(
+        "
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 | ETag: \"a\" => 200 | #1 | saw If-None-Match: \"a\" | saw !If-Modified-Since
+        GET => #1
+
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: W/\"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 => 200 | #1 | saw If-None-Match: W/\"a\"
+        GET => #1
+
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | Last-Modified: Thu, 18 Aug 2005 02:01:18 GMT => #1
+        GET -> 304 | Cache-Control: max-age=3600 => 200 | #1 | saw If-Modified-Since: Thu, 18 Aug 2005 02:01:18 GMT | saw !If-None-Match
+        GET => #1
+
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | Last-Modified: Thu, 18 Aug 2005 02:01:18 GMT => #1
+        GET -> 304 | Cache-Control: max-age=3600 => 200 | #1 | saw If-None-Match: \"a\" | saw If-Modified-Since: Thu, 18 Aug 2005 02:01:18 GMT
+
+        # no-cache is validated each time, fresh or not
+        GET -> 200 | Cache-Control: no-cache, max-age=3600 | ETag: \"a\" => #1
+        GET -> 304 => 200 | #1 | saw If-None-Match: \"a\"
+        GET -> 304 => 200 | #1 | saw If-None-Match: \"a\"
+
+        # a client that insists
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" => #1
+        GET | Cache-Control: no-cache -> 304 => 200 | #1 | saw If-None-Match: \"a\"
+        GET | Cache-Control: max-age=0 -> 304 => 200 | #1 | saw If-None-Match: \"a\"
+        GET | Pragma: no-cache -> 304 => 200 | #1 | saw If-None-Match: \"a\"
+
+        # the client's own conditions give way to ours, and are answered by the outcome
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET | If-None-Match: \"a\" -> 304 | Cache-Control: max-age=60 | Age: 100 => 304 | saw If-None-Match: \"a\"
+        GET | If-None-Match: \"b\" -> 304 | Cache-Control: max-age=3600 => 200 | #1 | saw If-None-Match: \"a\"
+
+        # what the origin has instead replaces what is stored
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | X-Old: 1 => #1
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"b\" => #2 | !X-Old
+        GET => #2 | ETag: \"b\" | !X-Old
+
+        # a 304 about something else confirms nothing
+        GET -> 200 | Cache-Control: no-store => #1
+        GET -> 304 => 304
+
+        # statuses other than 200 have validators too
+        GET -> 404 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 => 404 | #1
+        GET => 404 | #1
+        ",
+    );
+}
+
+/// RFC 9111 section 3.2.
+#[test]
+fn a_304_updates_what_is_stored() {
+    Bench::with("").run(
+        "
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | X-A: 1 | X-B: 1 | X-B: 2 | X-C: 1 | Content-Type: text/plain => #1
+        GET -> 304 | Cache-Control: max-age=3600 | ETag: \"a\" | X-A: 2 | X-B: 3 | X-D: 1 => 200 | #1 | X-A: 2 | X-B: 3 | X-C: 1 | X-D: 1 | Content-Type: text/plain
+        GET => #1 | X-A: 2 | X-B: 3 | X-C: 1 | X-D: 1 | Cache-Control: max-age=3600
+
+        # several lines replace one
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | X-A: 1 => #1
+        GET -> 304 | Cache-Control: max-age=3600 | X-A: 2 | X-A: 3 => 200 | X-A: 2, 3
+        GET => #1 | X-A: 2, 3
+
+        # not the framing of the content that is kept
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | @body content => @body content
+        GET -> 304 | Cache-Control: max-age=3600 | Content-Length: 3 | Content-Range: bytes 0-2/3 => 200 | @body content | Content-Length: 7 | !Content-Range
+        GET => @body content | Content-Length: 7 | !Content-Range
+
+        # nor what belongs to the connection
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 | Connection: X-Hop | X-Hop: 1 | Keep-Alive: timeout=1 => 200 | #1 | !X-Hop | !Keep-Alive
+        GET => #1 | !X-Hop | !Keep-Alive
+
+        # Expires and Date are new, the age starts again
+        GET -> 200 | Expires: {now-100} | Date: {now-200} | Last-Modified: {now-3000} => #1
+        GET -> 304 | Expires: {now+100} => 200 | #1
+        GET => #1 | Age >= 0
+
+        # an Age in the 304 counts
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 | Age: 50 => 200 | #1
+        GET => #1 | Age >= 50
+
+        # a weak tag may follow a strong one
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 | ETag: W/\"a\" => 200 | #1
+        GET => #1
+
+        # what the 304 forbids from now on is no longer stored
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: no-store | ETag: \"a\" => 200 | #1
+        GET -> 200 => #3 | saw !If-None-Match
+
+        # the old lifetime counts again where the 304 brings none
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | ETag: \"a\" => 200 | #1
+        GET => #1
+
+        # the client that asked gets the cookie, nobody else
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 | Set-Cookie: a=1 => 200 | #1 | Set-Cookie: a=1
+        GET => #1 | !Set-Cookie
+        ",
+    );
+}
+
+/// RFC 9111 section 4.3.5.
+#[test]
+fn head_and_get() {
+    Bench::with("").run(
+        "
+        GET -> 200 | Cache-Control: max-age=3600 | X-A: 1 => #1
+        HEAD => 200 | X-A: 1 | Age | Content-Length
+
+        # a HEAD that agrees freshens
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | X-A: 1 | @body content => @body content
+        HEAD -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" | X-A: 2 | Content-Length: 7 => 200 | X-A: 2 | saw @method HEAD | saw !If-None-Match
+        GET => @body content | X-A: 2
+
+        # one that does not, by tag, date or length, outdates
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | @body content => @body content
+        HEAD -> 200 | Cache-Control: max-age=3600 | ETag: \"b\" | Content-Length: 7 => 200
+        GET -> 200 => #3 | saw !If-None-Match
+
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | Last-Modified: {now-5000} | @body content => @body content
+        HEAD -> 200 | Cache-Control: max-age=3600 | Last-Modified: {now-100} | Content-Length: 7 => 200
+        GET -> 200 => #3 | saw !If-Modified-Since
+
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | @body content => @body content
+        HEAD -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" | Content-Length: 8 => 200
+        GET -> 200 => #3
+
+        # an answer to HEAD never answers GET
+        HEAD -> 200 | Cache-Control: max-age=3600 => 200
+        GET -> 200 | Cache-Control: max-age=3600 => #2
+        HEAD => 200
+        ",
+    );
+}

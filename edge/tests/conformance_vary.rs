@@ -1,0 +1,125 @@
+//! RFC 9111 section 4.1: which of several responses answers a request.
+
+mod conformance;
+
+use conformance::Bench;
+
+#[test]
+fn variants() {
+    Bench::with("").run(
+        "
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #1
+        GET | Foo: 1 => #1
+        GET | Foo: 2 -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #2
+        GET | Foo: 1 => #1
+        GET | Foo: 2 => #2
+        GET -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #3
+        GET => #3
+        GET | Foo: 3 -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #4
+        GET | Foo: 1 => #1
+        GET | Foo: 2 => #2
+        GET | Foo: 3 => #4
+        GET => #3
+
+        # a field that is absent is not one that is empty
+        GET -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #1
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #2
+
+        # all of several
+        GET | Foo: 1 | Bar: a -> 200 | Cache-Control: max-age=3600 | Vary: Foo, Bar => #1
+        GET | Foo: 1 | Bar: a | Baz: x => #1
+        GET | Foo: 1 | Bar: b -> 200 | Cache-Control: max-age=3600 | Vary: Foo, Bar => #2
+        GET | Foo: 2 | Bar: a -> 200 | Cache-Control: max-age=3600 | Vary: Foo, Bar => #3
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo, Bar => #4
+        GET | Bar: a | Foo: 1 => #1
+        GET | Foo: 2 | Bar: a => #3
+
+        # on several lines
+        GET | Foo: 1 | Bar: a -> 200 | Cache-Control: max-age=3600 | Vary: Foo | Vary: Bar => #1
+        GET | Foo: 1 | Bar: b -> 200 => #2
+        GET | Foo: 1 | Bar: a => #1
+
+        # names are case-insensitive, values are not
+        GET | FOO: a -> 200 | Cache-Control: max-age=3600 | Vary: fOO => #1
+        GET | foo: a => #1
+        GET | foo: A -> 200 => #2
+
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: ,, Foo ,, => #1
+        GET | Foo: 1 => #1
+        GET | Foo: 2 -> 200 => #2
+
+        # order matters where nothing says that it does not
+        GET | Foo: a, b -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #1
+        GET | Foo: a,b => #1
+        GET | Foo:   a  ,  b => #1
+        GET | Foo: a | Foo: b => #1
+        GET | Foo: b, a -> 200 => #2
+
+        # several Vary histories under one URL
+        GET | Foo: 1 | Bar: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #1
+        GET | Foo: 2 | Bar: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Bar, Foo => #2
+        GET | Foo: 1 | Bar: 2 => #1
+        GET | Foo: 2 | Bar: 1 => #2
+        ",
+    );
+}
+
+#[test]
+fn the_star_matches_nothing() {
+    let stars = [
+        "Vary: *",
+        "Vary: *, Foo",
+        "Vary: Foo, *",
+        "Vary: Foo | Vary: *",
+        "Vary: * | Vary: Foo",
+        "Vary: Foo , *,",
+    ];
+    Bench::with("").run_all(stars.map(|vary| {
+        format!("GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | {vary} => #1\nGET | Foo: 1 -> 200 => #2")
+    }));
+}
+
+#[test]
+fn preferences_of_one_meaning_are_one() {
+    let same = [
+        ("Accept-Encoding", "gzip, br", "br,gzip"),
+        ("Accept-Encoding", "gzip", "GZIP"),
+        ("Accept-Encoding", "gzip, br", "gzip , br"),
+        ("Accept-Language", "en, de", "EN,de"),
+        ("Accept-Language", "en, de;q=0.5", "de;q=0.5, en"),
+        ("Accept-Language", "en", "  en  "),
+    ];
+    let different = [
+        ("Accept-Encoding", "gzip", "br"),
+        ("Accept-Encoding", "gzip, br", "gzip"),
+        ("Accept-Language", "en, de", "de;q=0.9, en;q=0.8"),
+        ("User-Agent", "A", "a"),
+    ];
+    let bench = Bench::with("");
+    bench.run_all(same.map(|(name, one, other)| {
+        format!(
+            "GET | {name}: {one} -> 200 | Cache-Control: max-age=3600 | Vary: {name} => #1 | saw {name}: {one}\n\
+             GET | {name}: {other} => #1"
+        )
+    }));
+    bench.run_all(different.map(|(name, one, other)| {
+        format!(
+            "GET | {name}: {one} -> 200 | Cache-Control: max-age=3600 | Vary: {name} => #1\n\
+             GET | {name}: {other} -> 200 => #2"
+        )
+    }));
+}
+
+#[test]
+fn variants_are_validated_each_by_itself() {
+    Bench::with("").run(
+        "
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=60 | Age: 100 | Vary: Foo | ETag: \"a\" => #1
+        GET | Foo: 2 -> 200 | Cache-Control: max-age=60 | Age: 100 | Vary: Foo | ETag: \"b\" => #2
+        GET | Foo: 1 -> 304 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"a\" => 200 | #1 | saw If-None-Match ~ \"a\"
+        GET | Foo: 2 -> 304 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"b\" => 200 | #2 | saw If-None-Match ~ \"b\"
+        GET | Foo: 1 => #1 | ETag: \"a\"
+        GET | Foo: 2 => #2 | ETag: \"b\"
+        ",
+    );
+}
