@@ -126,7 +126,7 @@ impl Bundler<'_> {
                 .map_err(|error| error.to_string())?;
             let bytes = bytes.ok_or_else(|| format!("{}: vanished while it was read", path.display()))?;
             match keys.contains(path) {
-                true => self.add_sealed(&mut files, config, &tree_path(path), &bytes)?,
+                true => self.add_sealed(&mut files, owners(config, path), &tree_path(path), &bytes)?,
                 false => self.add_clear(&mut files, &tree_path(path), &bytes)?,
             }
         }
@@ -136,7 +136,12 @@ impl Bundler<'_> {
             let issued = self.certificate(config, &site.name, &site.hosts)?;
             let path = |end: &str| tree_path(&dir.join(format!("{}.{end}", site.name)));
             self.add_clear(&mut files, &path("cert.pem"), issued.chain.as_bytes())?;
-            self.add_sealed(&mut files, config, &path("key.pem"), issued.key.as_bytes())?;
+            self.add_sealed(
+                &mut files,
+                config.pops.keys().collect(),
+                &path("key.pem"),
+                issued.key.as_bytes(),
+            )?;
         }
         Ok(files.into_values().collect())
     }
@@ -163,16 +168,16 @@ impl Bundler<'_> {
         Ok(())
     }
 
-    /// Sealed for every edge: the fleet file does not bind sites to PoPs, so each may serve any.
+    /// One entry per node that may open it.
     fn add_sealed(
         &self,
         files: &mut BTreeMap<(String, Option<String>), FileEntry>,
-        config: &Config,
+        nodes: BTreeSet<&String>,
         path: &str,
         bytes: &[u8],
     ) -> Result<(), String> {
         let plain = Sha256::of(bytes);
-        for node in config.pops.keys() {
+        for node in nodes {
             let (sha256, length) = self.sealed(&plain, path, node, bytes)?;
             let entry =
                 FileEntry { path: path.to_owned(), sha256, bytes: length, sealed_for: Some(node.clone()) };
@@ -227,6 +232,16 @@ impl Bundler<'_> {
         self.journal.keep_snapshot(number, created, &content, &signed).map_err(|error| error.to_string())?;
         Ok(Published { config: config.clone(), number, signed, new: true })
     }
+}
+
+/// Who needs a private key. A site's: every edge, since the fleet file does not bind sites to PoPs. That of encrypted
+/// DNS listeners: the DNS nodes that name it, and nobody else.
+fn owners<'c>(config: &'c Config, key: &Path) -> BTreeSet<&'c String> {
+    let of_site = |site: &nearside_fleet::config::Site| matches!(&site.tls, Some(SiteTls::Files { key: named, .. }) if named == key);
+    let edges = config.pops.keys().filter(|_| config.sites.values().any(of_site));
+    let dns =
+        config.dns.iter().filter(|(_, node)| node.encrypted.as_ref().is_some_and(|named| named.key == key));
+    edges.chain(dns.map(|(name, _)| name)).collect()
 }
 
 /// Whether two thirds of a certificate's life are over.
@@ -305,5 +320,23 @@ mod tests {
         fs::write(&fleet_file, FLEET).unwrap();
         let later = at(now + CERTIFICATE_LIFE * 2 / 3).publish().0.unwrap();
         assert!((later.number, later.new) == (2, true), "the certificate was renewed");
+    }
+
+    #[test]
+    fn a_key_is_sealed_for_those_who_serve_with_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let fleet_file = temp.path().join("nearside.toml");
+        let text = FLEET
+            .replace("tls = { issuer = \"fleet\" }", "tls = { certificate = \"a.pem\", key = \"a.key\" }")
+            + "[dns.ns1]\nlisten = \"192.0.2.5:53\"\n[dns.ns1.encrypted]\ntls = \"192.0.2.5:853\"\n\
+             certificate = \"ns1.pem\"\nkey = \"ns1.key\"\n[dns.ns2]\nlisten = \"192.0.2.6:53\"\n";
+        fs::write(&fleet_file, text).unwrap();
+        let loaded = nearside_fleet::load(&fleet_file).unwrap();
+        let of = |end: &str| {
+            let key = loaded.files.iter().find(|file| file.role == Role::Key && file.path.ends_with(end));
+            owners(&loaded.config, &key.expect("a key").path).into_iter().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(of("a.key"), ["fra"], "a site's: every edge");
+        assert_eq!(of("ns1.key"), ["ns1"], "an encrypted listener's: that DNS node alone");
     }
 }

@@ -10,6 +10,7 @@ pub mod api;
 pub mod bundle;
 pub mod check;
 pub mod client;
+pub mod gauges;
 pub mod home;
 pub mod journal;
 pub mod nodes;

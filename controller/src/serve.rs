@@ -30,6 +30,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     bundle::{self, Bundler, Published},
     client::Peer,
+    gauges::Gauges,
     home::{Home, HomeError, seconds},
     journal::{Drain, Journal, JournalError},
     nodes::{Desired, Kind, Node, Phase, Status},
@@ -150,7 +151,12 @@ impl Controller {
         let (desired, _) = watch::channel(Desired::default());
         let inner = Mutex::default();
         let publishing = tokio::sync::Mutex::default();
-        Ok(Arc::new(Self { home, journal, fleet_file, tls, desired, inner, publishing, counters }))
+        let controller = Self { home, journal, fleet_file, tls, desired, inner, publishing, counters };
+        let controller = Arc::new(controller);
+        metrics.register("nearside_controller", |registry| {
+            registry.register_collector(Box::new(Gauges(Arc::downgrade(&controller))));
+        });
+        Ok(controller)
     }
 
     /// Follows the fleet file until cancelled: publishes on change where the file says so, renews certificates.

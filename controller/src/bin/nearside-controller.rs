@@ -113,6 +113,7 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
     }
     let following = tokio::spawn(Arc::clone(&controller).follow());
     tracing::info!(listen = %bound, not_after = identity.not_after, "the controller is up");
+    tokio::spawn(ready::watchdog());
     ready::ready("serving");
     while signals.next().await == Asked::Reload {
         // Refusals are logged where they are found.
