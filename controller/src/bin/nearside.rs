@@ -81,16 +81,22 @@ struct HomeArgs {
 #[derive(Subcommand)]
 enum Command {
     /// Makes the CA, the keys and one identity per node; makes only what is missing
+    #[command(after_help = "Examples:\n  nearside init --fleet nearside.toml --state-dir ~/.nearside")]
     Init {
         /// Where the nodes' identities go [default: <STATE_DIR>/identities]
         #[arg(long, value_name = "DIR")]
         identities: Option<PathBuf>,
     },
     /// Checks the fleet file, the zone files and certificates it names
+    #[command(after_help = "Examples:\n  nearside check --fleet nearside.toml")]
     Check,
     /// Shows every node: reachable, snapshot, health, purges
+    #[command(after_help = "Examples:\n  nearside status\n  nearside status --json | jq .nodes")]
     Status,
     /// Says what a name is answered for a client, and why
+    #[command(after_help = "Examples:\n  \
+        nearside explain www.example.org A --client 198.51.100.7\n  \
+        nearside explain www.example.org AAAA --client 2001:db8::/48")]
     Explain {
         /// The name
         name: String,
@@ -102,14 +108,21 @@ enum Command {
         client: String,
     },
     /// Publishes what is on disk and waits until every node has it
+    #[command(after_help = "Examples:\n  nearside publish")]
     Publish {
         /// How long to wait for the nodes
         #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
         wait: Duration,
     },
     /// Removes from every PoP's cache
+    #[command(after_help = "Examples:\n  \
+        nearside purge https://www.example.org/style.css\n  \
+        nearside purge --prefix https://www.example.org/img/\n  \
+        nearside purge --tag product-17 --soft\n  \
+        nearside purge --site www")]
     Purge(PurgeArgs),
     /// Takes a PoP out of the answers of all DNS nodes
+    #[command(after_help = "Examples:\n  nearside drain fra --for 1h --reason \"new disk\"")]
     Drain {
         /// Which
         pop: String,
@@ -121,11 +134,13 @@ enum Command {
         reason: String,
     },
     /// Puts a drained PoP back
+    #[command(after_help = "Examples:\n  nearside undrain fra")]
     Undrain {
         /// Which
         pop: String,
     },
     /// Certificates from the fleet's CA
+    #[command(after_help = "Examples:\n  nearside cert renew\n  nearside cert renew www")]
     #[command(subcommand)]
     Cert(CertCommand),
 }
