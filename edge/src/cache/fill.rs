@@ -365,6 +365,8 @@ pub struct Filler {
     purpose: Purpose,
     end: Option<u64>,
     written: u64,
+    /// Longer content is not stored.
+    stored_bytes_max: u64,
     /// Checksum of the chunk being written.
     chunk: crc32fast::Hasher,
     chunk_is_open: bool,
@@ -384,11 +386,22 @@ impl Filler {
             purpose,
             end,
             written: start,
+            stored_bytes_max: u64::MAX,
             chunk: crc32fast::Hasher::new(),
             chunk_is_open: false,
             reserved_to: start,
             is_ended: false,
         }
+    }
+
+    /// Stores content of up to so many bytes only. What turns out longer streams on to its readers, and is forgotten.
+    pub fn at_most(mut self, stored_bytes_max: u64) -> Filler {
+        self.stored_bytes_max = stored_bytes_max;
+        self
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.written > self.stored_bytes_max && self.purpose == Purpose::Whole && self.mode() != Mode::Window
     }
 
     /// Appends. Waits for the disk (or, where nothing can be stored, for readers); never for a slow client otherwise.
@@ -436,6 +449,9 @@ impl Filler {
             return Err(FillError::TooShort);
         }
         self.end = Some(self.written);
+        if self.is_too_long() {
+            self.give_up_storing();
+        }
         if let Some(sealed) = self.live.seal_rest(self.id)
             && self.mode() == Mode::File
         {
@@ -489,6 +505,9 @@ impl Filler {
 
     /// Finds a full block its place by the fill's mode.
     async fn place(&mut self, sealed: Sealed) -> Result<(), FillError> {
+        if self.is_too_long() {
+            self.give_up_storing();
+        }
         match self.mode() {
             Mode::File => self.spool(sealed).await,
             Mode::Retain => self.outgrow().await,

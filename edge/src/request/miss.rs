@@ -406,6 +406,8 @@ impl Asking {
                 let status = response.status();
                 let fields = headers::downstream(response.headers(), times.request, times.response);
                 let (filler, object) = lease.start(*meta, self.keep);
+                // A body of undeclared length shows only as it comes whether the site may store it.
+                let filler = filler.at_most(self.exchange.site.rules.object_bytes_max);
                 // The store owns the fill: it goes on without us, and ends when nobody reads it.
                 tokio::spawn(fill::drive(filler, response.into_body()));
                 Led::Stored(object, status, fields)

@@ -37,6 +37,7 @@ pub(super) async fn pass(
         account.stored = true;
         // Taken after what it replaces was forgotten: an older fetch can't come back over it.
         let (filler, object) = exchange.edge.cache.alone(&exchange.key).start(meta, Keep::WhileRead);
+        let filler = filler.at_most(exchange.site.rules.object_bytes_max);
         tokio::spawn(fill::drive(filler, response.into_body()));
         let serve = deliver::serve_now(exchange, &object);
         return Ok(deliver::object_with(exchange, &object, &serve, fields, &account, Outcome::Pass));
