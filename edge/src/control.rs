@@ -1,4 +1,6 @@
-//! The edge's own endpoints on the control listener: what is cached, and purges.
+//! The edge's own endpoints on the control listener: what is cached, what shall be, and purges.
+
+use std::sync::Arc;
 
 use http::{StatusCode, Uri};
 use nearside_fleet::{
@@ -13,6 +15,7 @@ use crate::{
     policy::{CacheKey, Target, Timestamp},
     purge::{self, Order, PurgeError},
     request::Edge,
+    warm::{self, Wanted, Warmer},
 };
 
 /// `POST /v1/purges`: answers once all of them are in force and journaled.
@@ -112,6 +115,11 @@ fn pattern_of(edge: &Edge, prefix: &str) -> Result<(String, String), ControlResp
 
 /// Where a URL is kept: the site that serves its host, and the key there.
 fn key_of(edge: &Edge, url: &str) -> Result<CacheKey, ControlResponse> {
+    let wanted = wanted(edge, url)?;
+    Ok(CacheKey::new(&wanted.site.name, None, &wanted.target))
+}
+
+fn wanted(edge: &Edge, url: &str) -> Result<Wanted, ControlResponse> {
     let fail =
         |reason: &str| Err(ControlResponse::error(StatusCode::BAD_REQUEST, format!("{url}: {reason}")));
     let Ok(uri) = url.parse::<Uri>() else { return fail("not a URL") };
@@ -121,20 +129,67 @@ fn key_of(edge: &Edge, url: &str) -> Result<CacheKey, ControlResponse> {
         return Err(ControlResponse::error(StatusCode::NOT_FOUND, format!("no site serves {host}")));
     };
     let target = Target::new(&host, uri.path(), uri.query(), &site.rules.query);
-    Ok(CacheKey::new(&site.name, None, &target))
+    let scheme = if uri.scheme_str() == Some("https") { "https" } else { "http" };
+    Ok(Wanted { url: url.to_owned(), site, scheme, target })
 }
 
-/// `GET /v1/cached?url=URL`: whether it is, how much of it, and for how long.
-pub async fn cached(edge: &Edge, request: &ControlRequest, now: Timestamp) -> ControlResponse {
+/// Body of `POST /v1/warm`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Warm {
+    urls: Vec<String>,
+}
+
+/// `POST /v1/warm`: takes a list of URLs to fetch, all or none, and says how far the list is.
+pub fn warm(edge: &Edge, warmer: &Arc<Warmer>, request: &ControlRequest) -> ControlResponse {
+    let Warm { urls } = match request.json() {
+        Ok(warm) => warm,
+        Err(response) => return response,
+    };
+    let listed: Result<Vec<Wanted>, ControlResponse> =
+        urls.iter().map(|url| wanted(edge, bounded(url)?)).collect();
+    match listed {
+        Ok(listed) => queue(warmer, listed),
+        Err(response) => response,
+    }
+}
+
+fn queue(warmer: &Arc<Warmer>, listed: Vec<Wanted>) -> ControlResponse {
+    match warmer.add(listed) {
+        Some(progress) => ControlResponse::ok(&progress),
+        None => {
+            let message = format!("more than {} URLs would be waiting", warm::QUEUE_MAX);
+            ControlResponse::error(StatusCode::PAYLOAD_TOO_LARGE, message)
+        }
+    }
+}
+
+/// `GET /v1/cached?url=URL`: whether it is, how much of it, and for how long. With `&fetch=1`, what is not there, not
+/// whole or not fresh is put on the list to warm.
+pub async fn cached(
+    edge: &Edge,
+    warmer: &Arc<Warmer>,
+    request: &ControlRequest,
+    now: Timestamp,
+) -> ControlResponse {
     let Some(url) = request.parameter("url") else {
         return ControlResponse::error(StatusCode::BAD_REQUEST, "say which: ?url=https://host/path");
     };
-    let key = match key_of(edge, url) {
-        Ok(key) => key,
+    let wanted = match bounded(url).and_then(|url| wanted(edge, url)) {
+        Ok(wanted) => wanted,
         Err(response) => return response,
     };
-    let Some(presence) = edge.cache.presence(&key, now).await else {
-        return ControlResponse::ok(&json!({ "url": url, "state": "absent" }));
+    let key = CacheKey::new(&wanted.site.name, None, &wanted.target);
+    let presence = edge.cache.presence(&key, now).await;
+    let is_good = presence
+        .as_ref()
+        .is_some_and(|presence| presence.extent == Extent::Cached && now < presence.fresh_until);
+    let fetching = request.parameter("fetch") == Some("1") && !is_good;
+    if fetching && warmer.add(vec![wanted]).is_none() {
+        return ControlResponse::error(StatusCode::SERVICE_UNAVAILABLE, "too many URLs wait to be fetched");
+    }
+    let Some(presence) = presence else {
+        return ControlResponse::ok(&json!({ "url": url, "state": "absent", "fetching": fetching }));
     };
     let state = match presence.extent {
         Extent::Cached => "cached",
@@ -147,5 +202,6 @@ pub async fn cached(edge: &Edge, request: &ControlRequest, now: Timestamp) -> Co
         "length": presence.length,
         "age_seconds": presence.age.as_secs(),
         "fresh_until": presence.fresh_until.secs(),
+        "fetching": fetching,
     }))
 }

@@ -32,6 +32,7 @@ use crate::{
         self, Resolver, Table,
         store::{Problem, Severity},
     },
+    warm::Warmer,
 };
 
 /// See the module.
@@ -56,6 +57,7 @@ struct Running {
     edge: Arc<Edge>,
     front: Arc<Front>,
     listeners: Arc<Listeners>,
+    warmer: Arc<Warmer>,
 }
 
 /// A configuration that can be swapped in.
@@ -137,7 +139,8 @@ impl EdgeDaemon {
         let front = Front::new(edge.clone(), tls, self.resolver.clone(), self.front_stats.clone());
         let listeners = Listeners::start(front.clone(), workers)
             .map_err(|error| StartError(format!("no worker threads: {error}")))?;
-        Ok(Running { edge, front, listeners })
+        let warmer = Warmer::new(edge.clone());
+        Ok(Running { edge, front, listeners, warmer })
     }
 
     fn cache_dir(&self, pop: &config::Pop) -> Option<PathBuf> {
@@ -250,7 +253,11 @@ impl Daemon for EdgeDaemon {
         };
         match (&asked.method, asked.path.as_str()) {
             (&Method::POST, "/v1/purges") => control::purge(&running.edge, &asked, request::now()).await,
-            (&Method::GET, "/v1/cached") => control::cached(&running.edge, &asked, request::now()).await,
+            (&Method::GET, "/v1/cached") => {
+                control::cached(&running.edge, &running.warmer, &asked, request::now()).await
+            }
+            (&Method::POST, "/v1/warm") => control::warm(&running.edge, &running.warmer, &asked),
+            (&Method::GET, "/v1/warm") => ControlResponse::ok(&running.warmer.progress()),
             _ => ControlResponse::not_found(),
         }
     }

@@ -13,4 +13,5 @@ pub mod request;
 pub mod site;
 pub mod stats;
 pub mod tls;
+pub mod warm;
 pub mod worker;

@@ -84,6 +84,10 @@ metrics! {
     Counter gaps_filled,
     /// Objects with gaps that were dropped because their origin has another generation.
     Counter generations,
+    /// URLs fetched ahead of clients.
+    Counter warmed,
+    /// URLs that could not be fetched ahead, or not be stored.
+    Counter warm_failed,
     /// Fills ended because nobody read them any more.
     Counter fills_abandoned,
     /// Fills streamed without storing: no space, or a disk that fails.

@@ -57,8 +57,9 @@ pub struct Client {
     pub tunnel: AtomicBool,
     requests: AtomicU64,
     retire: Notify,
-    /// Held by a tunnel too, which outlives hyper's part in the connection.
-    _place: Admitted,
+    scheme: &'static str,
+    /// Held by a tunnel too, which outlives hyper's part in the connection. `None`: no connection.
+    _place: Option<Admitted>,
 }
 
 /// What the handshake settled.
@@ -71,6 +72,7 @@ pub struct ClientTls {
 
 impl Client {
     fn new(peer: SocketAddr, local: SocketAddr, tls: Option<ClientTls>, place: Admitted) -> Arc<Self> {
+        let is_tls = tls.is_some();
         Arc::new(Client {
             peer,
             local,
@@ -79,13 +81,30 @@ impl Client {
             tunnel: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             retire: Notify::new(),
-            _place: place,
+            scheme: if is_tls { "https" } else { "http" },
+            _place: Some(place),
+        })
+    }
+
+    /// This edge itself, fetching ahead of its clients: from its own address, over no connection.
+    pub fn ourselves(scheme: &'static str) -> Arc<Self> {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Arc::new(Client {
+            peer: nowhere,
+            local: nowhere,
+            tls: None,
+            in_flight: AtomicU32::new(0),
+            tunnel: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            retire: Notify::new(),
+            scheme,
+            _place: None,
         })
     }
 
     /// `https` or `http`.
     pub fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+        self.scheme
     }
 }
 

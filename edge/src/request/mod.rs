@@ -150,6 +150,43 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// A GET of our own, which no client waits for: of the variant that a client without preferences gets.
+    pub(crate) fn ahead(
+        edge: &Arc<Edge>,
+        site: Arc<Site>,
+        scheme: &'static str,
+        target: Target,
+    ) -> Arc<Self> {
+        let key = CacheKey::new(&site.name, None, &target);
+        let mut headers = HeaderMap::new();
+        if let Ok(host) = target.host().parse() {
+            headers.insert(header::HOST, host);
+        }
+        let client = Client::ourselves(scheme);
+        Arc::new(Exchange { edge: edge.clone(), client, site, target, key, method: Method::GET, headers })
+    }
+
+    /// Whether the store has it now.
+    pub(crate) async fn is_stored(&self) -> bool {
+        !self.lookup().await.is_empty()
+    }
+
+    /// Answers from the store or by way of it. The body brings what is stored in with it: read it to the end.
+    ///
+    /// # Errors
+    /// [`Refusal`], also where the site's rules pass such requests.
+    pub(crate) async fn obtain(self: &Arc<Self>) -> Result<Answer, Refusal> {
+        let found = self.lookup().await;
+        match self.plan(&found, now()) {
+            Plan::Serve(serve) | Plan::ServeAndRefresh(serve, _) => {
+                deliver::hit(self, &found, &serve, Outcome::Hit).await
+            }
+            Plan::Revalidate(revalidate) => miss::obtain(self, found, Need::Revalidate(revalidate)).await,
+            Plan::Fetch(fetch) => miss::obtain(self, found, Need::Fetch(fetch)).await,
+            Plan::Pass(_) | Plan::GatewayTimeout => Err(Refusal::NotCached),
+        }
+    }
+
     /// The target in absolute form, with the port the client named: `Location` and `Content-Location`
     /// are compared with it, port included (RFC 9111 section 4.4).
     fn uri(&self) -> String {

@@ -1,0 +1,158 @@
+//! Fetches ahead of clients: a list of URLs, a few at a time, with progress.
+//!
+//! A warmed URL goes the way of a client's request, collapsing included, and its body is read to the end and
+//! dropped; what may not be stored is not, and counts as failed. What is stored and fresh costs a
+//! lookup, and reading it. Only the variant of a client without preferences is fetched.
+//! The list lives in memory: a restart forgets what is left of it.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::{
+    policy::{Target, status::X_CACHE_STATUS},
+    request::{Edge, Exchange},
+    site::Site,
+};
+
+/// URLs that wait: about 100 bytes each.
+pub const QUEUE_MAX: usize = 100_000;
+/// Fetched at once: enough to fill a line, few beside what clients ask of an origin.
+const AT_ONCE: usize = 8;
+/// Failures told; the last ones.
+const FAILURES_MAX: usize = 100;
+
+/// A URL that some site here serves.
+pub struct Wanted {
+    /// As it was written.
+    pub url: String,
+    /// Who serves it.
+    pub site: Arc<Site>,
+    /// How it is asked for.
+    pub scheme: &'static str,
+    /// What.
+    pub target: Target,
+}
+
+/// How far it has come since the start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Progress {
+    /// URLs that wait.
+    pub queued: usize,
+    /// URLs being fetched.
+    pub running: usize,
+    /// Fetched, or found stored.
+    pub done: u64,
+    /// Not to be had, or not to be stored.
+    pub failed: u64,
+    /// Bytes read of those that are done.
+    pub bytes: u64,
+    /// The last that failed.
+    pub failures: VecDeque<Failure>,
+}
+
+/// Why a URL is not warm.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    /// Which.
+    pub url: String,
+    /// In words.
+    pub reason: String,
+}
+
+/// The list and those who work on it.
+pub struct Warmer {
+    edge: Arc<Edge>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Wanted>,
+    progress: Progress,
+}
+
+impl Warmer {
+    /// With nothing to do.
+    pub fn new(edge: Arc<Edge>) -> Arc<Warmer> {
+        Arc::new(Warmer { edge, state: Mutex::default() })
+    }
+
+    /// Adds to the list, all or none. Gives how far it is then; `None`: there is no room.
+    pub fn add(self: &Arc<Self>, wanted: Vec<Wanted>) -> Option<Progress> {
+        let mut state = self.state.lock();
+        if state.queue.len() + wanted.len() > QUEUE_MAX {
+            return None;
+        }
+        state.queue.extend(wanted);
+        let more = state.queue.len().min(AT_ONCE - state.progress.running);
+        state.progress.running += more;
+        for _ in 0..more {
+            tokio::spawn(self.clone().work());
+        }
+        Some(state.told())
+    }
+
+    /// How far it has come.
+    pub fn progress(&self) -> Progress {
+        self.state.lock().told()
+    }
+
+    async fn work(self: Arc<Self>) {
+        loop {
+            let wanted = {
+                let mut state = self.state.lock();
+                let Some(wanted) = state.queue.pop_front() else {
+                    state.progress.running -= 1;
+                    return;
+                };
+                wanted
+            };
+            let url = wanted.url.clone();
+            let fetched = fetch(&self.edge, wanted).await;
+            let metrics = self.edge.cache.metrics();
+            let mut state = self.state.lock();
+            let progress = &mut state.progress;
+            match fetched {
+                Ok(bytes) => {
+                    metrics.warmed.one();
+                    progress.done += 1;
+                    progress.bytes += bytes;
+                }
+                Err(reason) => {
+                    metrics.warm_failed.one();
+                    progress.failed += 1;
+                    if progress.failures.len() == FAILURES_MAX {
+                        progress.failures.pop_front();
+                    }
+                    progress.failures.push_back(Failure { url, reason });
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn told(&self) -> Progress {
+        Progress { queued: self.queue.len(), ..self.progress.clone() }
+    }
+}
+
+/// Reads it through, and gives its length.
+async fn fetch(edge: &Arc<Edge>, wanted: Wanted) -> Result<u64, String> {
+    let exchange = Exchange::ahead(edge, wanted.site, wanted.scheme, wanted.target);
+    let answer = exchange.obtain().await.map_err(|refusal| refusal.reason().to_owned())?;
+    let (head, mut body) = answer.response.into_parts();
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| error.to_string())?;
+        bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    if exchange.is_stored().await {
+        return Ok(bytes);
+    }
+    let status = head.headers.get(X_CACHE_STATUS).and_then(|value| value.to_str().ok()).unwrap_or("none");
+    Err(format!("status {}, cache {status}: not stored", head.status.as_u16()))
+}
