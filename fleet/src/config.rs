@@ -2,8 +2,8 @@
 //!
 //! [`Config`] is the only form the programs read. Nothing in it is a string that still has to be
 //! understood: names are resolved to indices or keys of the same `Config`, addresses are parsed,
-//! durations are [`Duration`]s, paths are absolute. It is built from a [`crate::spec::Spec`] by
-//! [`crate::load`], which reports every mistake with line and column; it is never changed in place.
+//! durations are [`Duration`]s, paths are absolute. It is built from the fleet file by
+//! [`crate::load()`], which reports every mistake with line and column; it is never changed in place.
 
 use std::{
     collections::BTreeMap,

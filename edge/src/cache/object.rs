@@ -1,7 +1,7 @@
 //! A stored response: its head, and the content behind it.
 //!
 //! An object never changes; a revalidation makes a new one over the same content, and who reads the old one
-//! is not disturbed. Content is either whole in memory, or [`Live`](super::live::Live): arriving, or on disk in chunks.
+//! is not disturbed. Content is either whole in memory, or [`Live`]: arriving, or on disk in chunks.
 
 use std::{
     fmt,
