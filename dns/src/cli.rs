@@ -20,6 +20,7 @@ use serde::Serialize;
 
 use crate::{
     explain::{self, AskError, Door, Question},
+    health::exec::ExecPolicy,
     server::Server,
     stage::{Stage, Staged},
     steering::{self, HealthView},
@@ -56,7 +57,7 @@ Examples:
   nearside-dns serve --fleet nearside.toml --node ns1 --state-dir ./state --log-level debug
 
 Ports below 1024 need CAP_NET_BIND_SERVICE (the systemd unit grants it).")]
-    Serve(ServeArgs),
+    Serve(ServeDnsArgs),
     /// Check the fleet file, its zones, databases and checks, and say everything that is wrong
     #[command(after_help = "\
 Examples:
@@ -76,6 +77,21 @@ Without --control or --state-dir nothing is probed: every PoP is taken to be up,
 Examples:
   nearside-dns diff-geo --fleet nearside.toml GeoLite2-City-old.mmdb GeoLite2-City.mmdb")]
     DiffGeo(DiffGeoArgs),
+}
+
+#[derive(Args)]
+struct ServeDnsArgs {
+    #[command(flatten)]
+    node: ServeArgs,
+    /// Where the programs of `exec` checks lie; without it a fleet file with such checks is refused
+    #[arg(long, value_name = "DIR", env = "NEARSIDE_EXEC_DIR", value_parser = absolute)]
+    exec_dir: Option<PathBuf>,
+}
+
+/// Relative to what, would be the question.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path: PathBuf = Path::new(text).components().collect();
+    if path.is_absolute() { Ok(path) } else { Err("expected an absolute path".to_owned()) }
 }
 
 #[derive(Args)]
@@ -127,7 +143,8 @@ struct DiffGeoArgs {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => {
-            nearside_node::run::serve(&serve, VERSION, |context| Ok(Server::new(context)))
+            let exec = serve.exec_dir.map_or(ExecPolicy::Refused, ExecPolicy::Within);
+            nearside_node::run::serve(&serve.node, VERSION, |context| Ok(Server::new(context, exec)))
         }
         Command::Check(check) => run_check(&check),
         Command::Explain(explain) => run_explain(&explain),
@@ -153,10 +170,11 @@ fn run_check(args: &CheckArgs) -> ExitCode {
     if !absent.is_empty() {
         return fail_all(&absent);
     }
-    let staged = match Stage::default().build(&Arc::new(loaded.config), "check", &Stats::default()) {
-        Ok(staged) => staged,
-        Err(refusal) => return fail_all(&refusal.reasons),
-    };
+    let staged =
+        match Stage::new(ExecPolicy::Unjudged).build(&Arc::new(loaded.config), "check", &Stats::default()) {
+            Ok(staged) => staged,
+            Err(refusal) => return fail_all(&refusal.reasons),
+        };
     for warning in &staged.warnings {
         eprintln!("warning: {warning}");
     }
@@ -178,11 +196,14 @@ fn run_explain(args: &ExplainArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let Staged { base, plan, .. } =
-        match Stage::default().build(&Arc::new(loaded.config), "explain", &Stats::default()) {
-            Ok(staged) => staged,
-            Err(refusal) => return fail_all(&refusal.reasons),
-        };
+    let Staged { base, plan, .. } = match Stage::new(ExecPolicy::Unjudged).build(
+        &Arc::new(loaded.config),
+        "explain",
+        &Stats::default(),
+    ) {
+        Ok(staged) => staged,
+        Err(refusal) => return fail_all(&refusal.reasons),
+    };
     let door = match (&args.state_dir, args.control) {
         (_, Some(address)) => Some(Door::Control(address)),
         (Some(dir), None) => Some(Door::StateDir(dir.clone())),

@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 use crate::{
     control,
     explain::HealthMessage,
-    health::{Health, TargetReport, VIEW_AGE_MAX, drain::Drains},
+    health::{Health, TargetReport, VIEW_AGE_MAX, drain::Drains, exec::ExecPolicy},
     stage::{Stage, Staged},
     steering::ServiceId,
     transport::{
@@ -92,7 +92,8 @@ struct ZoneReport {
 
 impl Server {
     /// A server without a configuration. Registers its metrics. Must be called on the runtime.
-    pub fn new(context: Context) -> Server {
+    /// `exec` says which programs its checks may run.
+    pub fn new(context: Context, exec: ExecPolicy) -> Server {
         let health = Health::new(context.state.clone());
         let stats = Arc::new(Stats::default());
         context.metrics.register("nearside_dns", |registry| {
@@ -101,7 +102,7 @@ impl Server {
         });
         Server {
             node: context.node,
-            stage: Stage::default(),
+            stage: Stage::new(exec),
             health,
             stats,
             views: OnceLock::new(),

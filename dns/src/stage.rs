@@ -24,7 +24,7 @@ use tracing::info;
 use crate::{
     answer::{Identity, Limits, TailoredService, cookie::CookieKeys},
     clock,
-    health::plan::Plan,
+    health::{exec::ExecPolicy, plan::Plan},
     steering::{self, Steering},
     transport::{stats::Stats, tcp},
     view::Base,
@@ -47,6 +47,7 @@ pub struct Staged {
 /// Stages configurations, one after the other; remembers the last steering.
 pub struct Stage {
     cookies: CookieKeys,
+    exec: ExecPolicy,
     last: Mutex<Option<(Ingredients, Arc<Steering>)>>,
 }
 
@@ -60,20 +61,18 @@ struct Ingredients {
     databases: Vec<Option<(u64, SystemTime)>>,
 }
 
-impl Default for Stage {
-    /// A stage with cookie secrets of its own. Cookies outlive reloads, not the process: a client whose
+impl Stage {
+    /// A stage with cookie secrets of its own, on a node that runs these programs for checks. Cookies outlive reloads, not the process: a client whose
     /// cookie is forgotten gets a new one with its next answer (RFC 7873 section 5.2.4).
-    fn default() -> Self {
+    pub fn new(exec: ExecPolicy) -> Self {
         let mut secret = [0; 16];
         if aws_lc_rs::rand::fill(&mut secret).is_err() {
             // The kernel has no randomness: cookies are then only as good as this.
             secret = fastrand::u128(..).to_ne_bytes();
         }
-        Stage { cookies: CookieKeys::new(secret), last: Mutex::new(None) }
+        Stage { cookies: CookieKeys::new(secret), exec, last: Mutex::new(None) }
     }
-}
 
-impl Stage {
     /// Builds everything `config` asks for. Reads files; may take a second.
     ///
     /// # Errors
@@ -92,7 +91,7 @@ impl Stage {
                 Err(found) => reasons.extend(found),
             }
         }
-        let plan = Plan::new(config).unwrap_or_else(|errors| {
+        let plan = Plan::new(config, &self.exec).unwrap_or_else(|errors| {
             reasons.extend(errors.iter().map(ToString::to_string));
             Plan::default()
         });

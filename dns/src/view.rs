@@ -91,7 +91,7 @@ pub(crate) mod sample {
     use std::fs;
 
     use super::*;
-    use crate::{stage::Stage, transport::stats::Stats};
+    use crate::{health::exec::ExecPolicy, stage::Stage, transport::stats::Stats};
 
     const FLEET: &str = r#"
 version = 1
@@ -130,7 +130,7 @@ static A 192.0.2.2
         fs::write(&file, FLEET).unwrap();
         fs::write(dir.path().join("cdn.test.zone"), ZONE).unwrap();
         let config = Arc::new(nearside_fleet::load(&file).unwrap().config);
-        let staged = Stage::default().build(&config, "ns1", &Stats::default()).unwrap();
+        let staged = Stage::new(ExecPolicy::Refused).build(&config, "ns1", &Stats::default()).unwrap();
         View::new(staged.base, HealthView::default())
     }
 

@@ -45,6 +45,19 @@ pub struct Geoip {
     pub databases: Vec<PathBuf>,
     /// The operator's own knowledge: these networks are where it says.
     pub networks: Vec<NetworkPlace>,
+    /// Resolvers that stand for clients elsewhere.
+    pub resolvers: Vec<ResolverPlace>,
+}
+
+/// `[[geoip.resolver]]`: where a resolver's address decides, another decides in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolverPlace {
+    /// Network of the resolvers, host bits zero.
+    pub network: IpAddr,
+    /// Prefix length in bits.
+    pub length: u8,
+    /// Their clients are steered as this address is.
+    pub place_as: IpAddr,
 }
 
 /// `[[geoip.network]]`: a network the operator places by hand.
@@ -149,6 +162,11 @@ pub enum Probe {
         http: HttpProbe,
         /// Whether the certificate is verified.
         verify: Verify,
+    },
+    /// A program of the node's own, run without a shell; exit code 0 is healthy.
+    Exec {
+        /// The program's absolute path, then its arguments; `{address}` and `{port}` are filled in.
+        command: Vec<String>,
     },
 }
 

@@ -69,11 +69,11 @@ fn write_reasons(
         sources => writeln!(f, ": {} says so of {}", sources.join(" and "), steering.network)?,
     }
     if let Some(special) = &steering.special {
-        writeln!(
-            f,
-            "              ({special} is no public network: the resolver {} decides)",
-            steering.decided_by
-        )?;
+        let resolver = steering.stands_for.unwrap_or(steering.decided_by);
+        writeln!(f, "              ({special} is no public network: the resolver {resolver} decides)")?;
+    }
+    if let Some(resolver) = &steering.stands_for {
+        writeln!(f, "              ({resolver} is steered as {}: [[geoip.resolver]])", steering.decided_by)?;
     }
     let strategy = match steering.strategy {
         "nearest" => "nearest PoP first",

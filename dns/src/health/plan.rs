@@ -11,6 +11,7 @@ use std::{
 use nearside_fleet::config::{AllDown, Check, Config, Id, Pop, ProbeFamily, Service, Strategy};
 
 use super::{
+    exec::ExecPolicy,
     probe::{Prober, ProberError},
     thresholds,
 };
@@ -52,7 +53,7 @@ impl Plan {
     ///
     /// # Errors
     /// Every check that can't be carried out.
-    pub fn new(config: &Config) -> Result<Plan, Vec<ProberError>> {
+    pub fn new(config: &Config, exec: &ExecPolicy) -> Result<Plan, Vec<ProberError>> {
         let mut plan = Plan { pops: config.pops.keys().cloned().collect(), ..Plan::default() };
         let mut errors = Vec::new();
         let mut probers: BTreeMap<&Id, Option<Prober>> = BTreeMap::new();
@@ -60,7 +61,7 @@ impl Plan {
             for (name, check) in service.checks.iter().filter_map(|name| config.checks.get_key_value(name)) {
                 let prober = probers
                     .entry(name)
-                    .or_insert_with(|| Prober::new(check).map_err(|error| errors.push(error)).ok());
+                    .or_insert_with(|| Prober::new(check, exec).map_err(|error| errors.push(error)).ok());
                 let Some(prober) = prober else { continue };
                 for pop in pops_of(service).into_iter().filter_map(|pop| config.pops.get(pop)) {
                     plan.add(check, prober, pop);
@@ -144,7 +145,7 @@ mod tests {
         let mut config = config();
         let twin = config.services["www"].clone();
         config.services.insert("twin".into(), twin);
-        let plan = Plan::new(&config).unwrap();
+        let plan = Plan::new(&config, &ExecPolicy::Refused).unwrap();
         let probed: Vec<&Key> = plan.targets.keys().collect();
         assert_eq!(probed, [&key("192.0.2.10"), &key("192.0.2.20"), &key("2001:db8::1")]);
         assert!(plan.shadows.is_empty());
@@ -158,7 +159,7 @@ mod tests {
         let nyc = config.pops.get_mut("nyc").unwrap();
         nyc.ipv4.clear();
         nyc.ipv6 = vec!["2001:db8::2".parse().unwrap()];
-        let plan = Plan::new(&config).unwrap();
+        let plan = Plan::new(&config, &ExecPolicy::Refused).unwrap();
         let probed: Vec<&Key> = plan.targets.keys().collect();
         assert_eq!(probed, [&key("192.0.2.10"), &key("2001:db8::2")]);
         assert_eq!(plan.shadows, BTreeMap::from([(key("2001:db8::1"), key("192.0.2.10"))]));
@@ -169,6 +170,6 @@ mod tests {
     fn a_check_that_no_service_uses_is_not_carried_out() {
         let mut config = config();
         config.services.get_mut("www").unwrap().checks.clear();
-        assert!(Plan::new(&config).unwrap().targets.is_empty());
+        assert!(Plan::new(&config, &ExecPolicy::Refused).unwrap().targets.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Asks one address whether it is alive: `tcp`, `http`, `https`.
+//! Asks one address whether it is alive: `tcp`, `http`, `https`, and `exec` through [`super::exec`].
 //!
 //! A [`Prober`] is made once per check and used for every address the check looks at. It opens a fresh
 //! connection each time, because a kept one would not notice that new clients are refused. It decides
@@ -38,6 +38,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::exec::{self, ExecPolicy};
+
 /// Bytes of a body that are searched for the check's substring: a health page is small, and a large one
 /// must not be fetched every few seconds.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -65,6 +67,14 @@ pub enum ProberError {
         /// Its CA file.
         path: PathBuf,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The program must not be run here.
+    #[error("check `{check}`: {reason}")]
+    Exec {
+        /// The check.
+        check: String,
+        /// Why not.
         reason: String,
     },
     /// The host name can't be sent as SNI.
@@ -98,16 +108,23 @@ enum Kind {
     Tcp,
     Http(HttpProbe),
     Https(HttpProbe, TlsConnector),
+    Exec(Arc<[String]>),
 }
 
 impl Prober {
     /// Prepares a check: reads its CA file and builds its TLS settings. Blocks on the disk.
     ///
     /// # Errors
-    /// [`ProberError`] if the check names a file or host that can't be used.
-    pub fn new(check: &Check) -> Result<Prober, ProberError> {
+    /// [`ProberError`] if the check names a file, host or program that can't be used.
+    pub fn new(check: &Check, exec: &ExecPolicy) -> Result<Prober, ProberError> {
         let kind = match &check.probe {
             Probe::Tcp => Kind::Tcp,
+            Probe::Exec { command } => {
+                let program = command.first().map_or("", String::as_str);
+                let refused = |reason| ProberError::Exec { check: check.name.clone(), reason };
+                exec.judge(program).map_err(refused)?;
+                Kind::Exec(command.as_slice().into())
+            }
             Probe::Http(http) => Kind::Http(http.clone()),
             Probe::Https { http, verify } => {
                 if let Some(host) = &http.host
@@ -121,10 +138,20 @@ impl Prober {
         Ok(Prober { kind, port: check.port, timeout: check.timeout })
     }
 
+    /// Whether a probe is a process.
+    pub fn is_exec(&self) -> bool {
+        matches!(self.kind, Kind::Exec(_))
+    }
+
     /// Probes one address once. Takes no longer than the check's timeout; cancelling closes the
     /// connection.
     pub async fn probe(&self, address: IpAddr) -> Finding {
         let mut certificate_expires = None;
+        if let Kind::Exec(command) = &self.kind {
+            // Keeps the time itself: what it started must be ended, not just forgotten.
+            let result = exec::probe(command, address, self.port, self.timeout).await;
+            return Finding { result, certificate_expires };
+        }
         let probing = self.attempt(SocketAddr::new(address, self.port), &mut certificate_expires);
         let result = match timeout(self.timeout, probing).await {
             Ok(result) => result,
@@ -136,7 +163,7 @@ impl Prober {
     async fn attempt(&self, address: SocketAddr, expires: &mut Option<i64>) -> Result<(), String> {
         let stream = TcpStream::connect(address).await.map_err(|error| in_words(&error))?;
         match &self.kind {
-            Kind::Tcp => Ok(()),
+            Kind::Tcp | Kind::Exec(_) => Ok(()),
             Kind::Http(http) => exchange(stream, http, address, 80).await,
             Kind::Https(http, connector) => {
                 let name = match &http.host {
@@ -431,16 +458,20 @@ mod tests {
 
     async fn http(parts: &'static [&'static [u8]], body: Option<&str>) -> Result<(), String> {
         let (port, _server) = answering(parts).await;
-        Prober::new(&check(Probe::Http(get(body)), port)).unwrap().probe(HOME).await.result
+        Prober::new(&check(Probe::Http(get(body)), port), &ExecPolicy::Refused)
+            .unwrap()
+            .probe(HOME)
+            .await
+            .result
     }
 
     #[tokio::test]
     async fn refused_closed_and_silent_are_told_apart() {
         let listener = TcpListener::bind((HOME, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let tcp = Prober::new(&check(Probe::Tcp, port)).unwrap();
+        let tcp = Prober::new(&check(Probe::Tcp, port), &ExecPolicy::Refused).unwrap();
         assert_eq!(tcp.probe(HOME).await.result, Ok(()));
-        let web = Prober::new(&check(Probe::Http(get(None)), port)).unwrap();
+        let web = Prober::new(&check(Probe::Http(get(None)), port), &ExecPolicy::Refused).unwrap();
         assert_eq!(web.probe(HOME).await.result, Err("timed out after 500 ms".into()));
         drop(listener);
         assert_eq!(tcp.probe(HOME).await.result, Err("connection refused".into()));
@@ -451,7 +482,7 @@ mod tests {
     #[tokio::test]
     async fn the_request_names_host_and_path() {
         let (port, server) = answering(&[b"HTTP/1.1 204 No Content\r\n\r\n"]).await;
-        let prober = Prober::new(&check(Probe::Http(get(None)), port)).unwrap();
+        let prober = Prober::new(&check(Probe::Http(get(None)), port), &ExecPolicy::Refused).unwrap();
         assert_eq!(prober.probe(HOME).await.result, Ok(()));
         let head = server.await.unwrap();
         assert!(head.starts_with("GET /health?x=1 HTTP/1.1\r\n"), "{head}");
@@ -485,7 +516,7 @@ mod tests {
             // Fails once the prober has read enough and hangs up.
             let _ = stream.write_all(FILLER).await;
         });
-        let prober = Prober::new(&check(Probe::Http(get(Some("y"))), port)).unwrap();
+        let prober = Prober::new(&check(Probe::Http(get(Some("y"))), port), &ExecPolicy::Refused).unwrap();
         let reason = prober.probe(HOME).await.result.unwrap_err();
         assert_eq!(reason, "`y` is not in the first 64 KiB of the body");
     }
@@ -516,7 +547,8 @@ mod tests {
         fs::write(&ca, made.cert.pem()).unwrap();
         let probe = async |verify: Verify, host: &str| {
             let http = HttpProbe { host: Some(host.into()), ..get(None) };
-            let prober = Prober::new(&check(Probe::Https { http, verify }, port)).unwrap();
+            let prober =
+                Prober::new(&check(Probe::Https { http, verify }, port), &ExecPolicy::Refused).unwrap();
             prober.probe(HOME).await
         };
         let any = probe(Verify::No, "other.test").await;
@@ -532,7 +564,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
         fs::write(&path, "nothing").unwrap();
-        let https = |http, verify| Prober::new(&check(Probe::Https { http, verify }, 443));
+        let https =
+            |http, verify| Prober::new(&check(Probe::Https { http, verify }, 443), &ExecPolicy::Refused);
         let error = https(get(None), Verify::Ca(path.clone())).err().unwrap().to_string();
         assert!(error.contains("ca.pem: holds no certificate"), "{error}");
         let http = HttpProbe { host: Some("not a host".into()), ..get(None) };

@@ -31,6 +31,8 @@ pub struct Explanation {
     pub strategy: &'static str,
     /// The address that decided.
     pub decided_by: IpAddr,
+    /// The resolver that the deciding address stands in for (`[[geoip.resolver]]`).
+    pub stands_for: Option<IpAddr>,
     /// The special-purpose block of the client subnet, if that is why the resolver decided.
     pub special: Option<String>,
     /// The rule that matched, if any.
@@ -119,7 +121,9 @@ impl Steering {
         let subnet = client.subnet.filter(|&(_, len)| len > 0).map(|(addr, _)| addr);
         // The map knows best whether the block was special: a database or an operator may place it.
         let passed_over = subnet.filter(|&addr| plan.plan.at(addr).0.is_none());
-        let decided_by = subnet.filter(|_| passed_over.is_none()).unwrap_or(client.source);
+        let by_subnet = subnet.filter(|_| passed_over.is_none());
+        let decided_by = by_subnet.unwrap_or_else(|| self.stand_in(client.source));
+        let stands_for = by_subnet.is_none().then_some(client.source).filter(|&source| source != decided_by);
         let located = geo.locate(decided_by)?;
         let list = self.list(service, steered.list);
         let states = ServiceHealth::new(self, plan, health);
@@ -141,6 +145,7 @@ impl Steering {
                 Strategy::Rules(_) => "rules",
             },
             decided_by,
+            stands_for,
             special: passed_over.and_then(special).map(|block| block.to_string()),
             rule: self.matched_rule(service, decided_by, place),
             place: place.to_string(),

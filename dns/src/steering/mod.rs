@@ -15,7 +15,8 @@
 //! client's /24 or /48 is the unit, fixed, so that a client keeps its PoP whatever source length its
 //! resolver sends: the scope is 24 or 48. Private and other special-purpose clients are steered by the
 //! resolver's own address, and the scope is their whole block: the map keeps those blocks apart from
-//! their neighbours. Where a service has a single list, its scope is 0 for everybody.
+//! their neighbours. A resolver's address may stand for another (`[[geoip.resolver]]`): that touches only
+//! answers without a scope, or with that of a special-purpose block. Where a service has a single list, its scope is 0 for everybody.
 
 mod diff;
 mod explain;
@@ -34,7 +35,7 @@ use nearside_fleet::config::{Config, Geoip, Id, Pop, Service, Strategy};
 use nearside_geoip::{
     database::DatabaseError,
     geo::{Geo, Reach},
-    map::{Map, embedded_v4, special},
+    map::{Builder, Map, embedded_v4, special},
     place::{CodeError, Coordinates, Place},
     prefix::{Family, Prefix, PrefixError},
 };
@@ -97,6 +98,15 @@ pub struct Steering {
     /// By [`ServiceId`].
     services: Box<[ServicePlan]>,
     names: HashMap<Id, ServiceId>,
+    resolvers: Option<Resolvers>,
+}
+
+/// Resolvers that stand for clients elsewhere.
+#[derive(Debug)]
+struct Resolvers {
+    /// 0, or 1 more than the position in `places`.
+    map: Map,
+    places: Box<[IpAddr]>,
 }
 
 #[derive(Debug)]
@@ -215,7 +225,8 @@ impl Steering {
             services.push(ServicePlan { service: service.clone(), plan });
         }
         let names = config.services.keys().cloned().zip((0..).map(ServiceId)).collect();
-        Ok(Self { pops, services: services.into_boxed_slice(), names })
+        let resolvers = Resolvers::new(&config.geoip)?;
+        Ok(Self { pops, services: services.into_boxed_slice(), names, resolvers })
     }
 
     /// Number of a service.
@@ -242,9 +253,19 @@ impl Steering {
         match client.subnet {
             Some((addr, len)) if len > 0 => match plan.at(addr) {
                 (Some(list), scope) => Steered { list, scope },
-                (None, scope) => Steered { list: plan.by_resolver(client.source), scope },
+                (None, scope) => Steered { list: plan.by_resolver(self.stand_in(client.source)), scope },
             },
-            _ => Steered { list: plan.by_resolver(client.source), scope: 0 },
+            _ => Steered { list: plan.by_resolver(self.stand_in(client.source)), scope: 0 },
+        }
+    }
+
+    /// The address that a resolver's clients are steered by: its own, unless the operator knows better.
+    #[inline]
+    fn stand_in(&self, source: IpAddr) -> IpAddr {
+        let Some(resolvers) = &self.resolvers else { return source };
+        match resolvers.map.lookup(source).value.checked_sub(1) {
+            Some(place) => resolvers.places[place as usize],
+            None => source,
         }
     }
 
@@ -264,6 +285,25 @@ impl Steering {
             }
         }
         bytes
+    }
+}
+
+impl Resolvers {
+    /// `None`: every resolver stands for itself.
+    fn new(config: &Geoip) -> Result<Option<Self>, CompileError> {
+        if config.resolvers.is_empty() {
+            return Ok(None);
+        }
+        let mut map = Builder::new(0);
+        for (written, number) in config.resolvers.iter().zip(1..) {
+            let network = Prefix::new(written.network, written.length).map_err(|cause| {
+                let place = format!("geoip resolver {}/{}", written.network, written.length);
+                CompileError::Network { place, cause }
+            })?;
+            map.push(network, number);
+        }
+        let places = config.resolvers.iter().map(|written| written.place_as).collect();
+        Ok(Some(Self { map: map.finish(), places }))
     }
 }
 

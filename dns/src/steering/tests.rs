@@ -9,7 +9,7 @@ use std::{
 
 use mmdb_writer::{Value, Writer, ipnet::IpNet};
 use nearside_fleet::config::{
-    AllDown, Config, Geoip, Location, Match, NetworkPlace, Pop, Rule, Service, Strategy,
+    AllDown, Config, Geoip, Location, Match, NetworkPlace, Pop, ResolverPlace, Rule, Service, Strategy,
 };
 use nearside_geoip::{
     geo::Geo,
@@ -567,6 +567,46 @@ fn explains_what_the_query_path_does() {
     assert_eq!(told.special.as_deref(), Some("10.0.0.0/8"));
     assert_eq!(told.decided_by.to_string(), "127.0.0.1");
     serde_json::to_string(&told).unwrap();
+}
+
+#[test]
+fn a_resolver_may_stand_for_clients_elsewhere() {
+    let mut config = config([service("web", Strategy::Nearest), service("hash", Strategy::Hash)]);
+    let place = |network: &str, length, place_as: &str| ResolverPlace {
+        network: network.parse().unwrap(),
+        length,
+        place_as: place_as.parse().unwrap(),
+    };
+    // Germans behind an American resolver, but for one address.
+    config.geoip.resolvers = vec![
+        place("73.0.0.0", 16, "87.128.0.1"),
+        place("73.0.0.9", 32, "73.0.0.9"),
+        place("2600::", 16, "87.128.0.1"),
+    ];
+    let steering = compile(&config);
+    let asks = |source: &str, subnet: Option<(&str, u8)>| {
+        let subnet = subnet.map(|(addr, len)| (addr.parse().unwrap(), len));
+        let client = Client { source: source.parse().unwrap(), subnet };
+        (list_of(&steering, "web", client)[0].clone(), steering.lookup(ServiceId(1), client).scope)
+    };
+    let (german, american) = ("fra", "nyc");
+    assert_eq!(asks("73.0.0.1", None).0, german);
+    assert_eq!(asks("::ffff:73.0.0.1", None).0, german);
+    assert_eq!(asks("2600::1", None).0, german);
+    assert_eq!(asks("73.0.0.9", None).0, american, "the more specific one wins");
+    assert_eq!(asks("73.1.0.1", None).0, american);
+    // A client subnet says more than the resolver; none of it, or a private one, says nothing.
+    assert_eq!(asks("73.0.0.1", Some(("73.0.0.0", 24))).0, american);
+    assert_eq!(asks("73.0.0.1", Some(("0.0.0.0", 0))).0, german);
+    assert_eq!(asks("73.0.0.1", Some(("10.0.0.0", 24))).0, german);
+
+    let service = steering.service("web").unwrap();
+    let resolver = Client { source: "73.0.0.1".parse().unwrap(), subnet: None };
+    let geo = open_geo(&config.geoip).unwrap();
+    let told = steering.explain(&geo, &health(&[]), service, resolver).unwrap();
+    assert_eq!(told.decided_by.to_string(), "87.128.0.1");
+    assert_eq!(told.stands_for, Some(resolver.source));
+    assert_eq!(told.ipv4.pops[0], german);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{
     reader::{Section, Value, members, number},
 };
 use crate::{
-    config::{DnsEncrypted, DnsNode, Geoip, Id, Location, NetworkPlace, Pop},
+    config::{DnsEncrypted, DnsNode, Geoip, Id, Location, NetworkPlace, Pop, ResolverPlace},
     files::Role,
 };
 
@@ -35,7 +35,21 @@ pub(super) fn geoip(top: &Section<'_>) -> Geoip {
         None => Vec::new(),
     };
     let networks = section.repeated("network", keys::NETWORK).iter().filter_map(network).collect();
-    Geoip { databases, networks }
+    let resolvers = section.repeated("resolver", keys::RESOLVER).iter().filter_map(resolver).collect();
+    Geoip { databases, networks, resolvers }
+}
+
+fn resolver(section: &Section<'_>) -> Option<ResolverPlace> {
+    section.required("network", "the resolvers' network, like \"192.0.2.0/24\"");
+    section.required("place_as", "an address or a network like \"203.0.113.0/24\"");
+    let network = section
+        .read("network", "a network like \"192.0.2.0/24\", host bits zero", |value| prefix(value.as_str()?));
+    let place_as = section.read("place_as", "an address, or a network like \"203.0.113.0/24\"", |value| {
+        let text = value.as_str()?;
+        text.parse().ok().or_else(|| prefix(text).map(|(address, _)| address))
+    });
+    let (network, length) = network?;
+    Some(ResolverPlace { network, length, place_as: place_as? })
 }
 
 fn network(section: &Section<'_>) -> Option<NetworkPlace> {

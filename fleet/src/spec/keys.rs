@@ -3,8 +3,9 @@
 
 pub(crate) const TOP: &[&str] =
     &["version", "fleet", "geoip", "pop", "dns", "check", "service", "zone", "site", "controller"];
-pub(crate) const GEOIP: &[&str] = &["databases", "network"];
+pub(crate) const GEOIP: &[&str] = &["databases", "network", "resolver"];
 pub(crate) const NETWORK: &[&str] = &["network", "country", "continent", "subdivision", "location"];
+pub(crate) const RESOLVER: &[&str] = &["network", "place_as"];
 pub(crate) const LOCATION: &[&str] = &["latitude", "longitude"];
 pub(crate) const POP: &[&str] = &[
     "location",
@@ -23,8 +24,8 @@ pub(crate) const POP: &[&str] = &[
 pub(crate) const DNS: &[&str] = &["listen", "encrypted", "control", "metrics", "workers"];
 pub(crate) const ENCRYPTED: &[&str] = &["tls", "https", "quic", "certificate", "key"];
 pub(crate) const CHECK: &[&str] = &[
-    "type", "port", "host", "path", "status", "body", "verify", "ca", "family", "interval", "timeout",
-    "rise", "fall",
+    "type", "port", "host", "path", "status", "body", "verify", "ca", "command", "family", "interval",
+    "timeout", "rise", "fall",
 ];
 pub(crate) const SERVICE: &[&str] =
     &["pops", "strategy", "weights", "rule", "checks", "answers", "candidates", "ttl", "all_down", "alpn"];
@@ -62,6 +63,7 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("top level", TOP),
     ("geoip", GEOIP),
     ("geoip.network", NETWORK),
+    ("geoip.resolver", RESOLVER),
     ("pop.NAME", POP),
     ("dns.NAME", DNS),
     ("dns.NAME.encrypted", ENCRYPTED),

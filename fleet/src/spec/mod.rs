@@ -258,6 +258,13 @@ mod tests {
             ("[check.a]\ninterval = \"2s\"\ntimeout = \"2s\"", "must be shorter than the interval"),
             ("[check.a]\ntype = \"tcp\"", "port is missing"),
             ("[check.a]\ntype = \"tcp\"\nport = 1\nbody = \"x\"", "goes with type http or https"),
+            ("[check.a]\ntype = \"exec\"", "command is missing"),
+            ("[check.a]\ntype = \"exec\"\ncommand = [\"check\"]", "expected an absolute path"),
+            ("[check.a]\ncommand = \"/x\"", "goes with type exec"),
+            (
+                "[geoip]\nresolver = [{ network = \"192.0.2.0/24\", place_as = \"DE\" }]",
+                "expected an address",
+            ),
             ("[site.a]\nhosts = \"a.test\"\norigin = \"ftp://x\"", "expected a URL"),
             ("[site.a]\nhosts = \"a.test\"\norigin = \"http://x/path\"", "expected a URL"),
             (

@@ -43,16 +43,21 @@ enum Kind {
     Https,
     Http,
     Tcp,
+    Exec,
 }
 
 fn check(name: Id, section: &Section<'_>) -> Check {
-    let kinds = [("https", Kind::Https), ("http", Kind::Http), ("tcp", Kind::Tcp)];
+    let kinds = [("https", Kind::Https), ("http", Kind::Http), ("tcp", Kind::Tcp), ("exec", Kind::Exec)];
     let kind = section.word("type", &kinds).unwrap_or(Kind::Https);
-    for key in ["host", "path", "status", "body"].iter().filter(|_| kind == Kind::Tcp) {
+    for key in ["host", "path", "status", "body"].iter().filter(|_| !matches!(kind, Kind::Http | Kind::Https))
+    {
         misplaced(section, key, "http or https");
     }
     for key in ["verify", "ca"].iter().filter(|_| kind != Kind::Https) {
         misplaced(section, key, "https");
+    }
+    if kind != Kind::Exec {
+        misplaced(section, "command", "exec");
     }
     if kind == Kind::Tcp {
         section.required("port", "the port to connect to");
@@ -60,6 +65,7 @@ fn check(name: Id, section: &Section<'_>) -> Check {
     let port = section.integer("port", 1, 65_535).and_then(|port| u16::try_from(port).ok());
     let probe = match kind {
         Kind::Tcp => Probe::Tcp,
+        Kind::Exec => Probe::Exec { command: command(section) },
         Kind::Http => Probe::Http(http_probe(section)),
         Kind::Https => Probe::Https { http: http_probe(section), verify: verify(section) },
     };
@@ -81,7 +87,7 @@ fn check(name: Id, section: &Section<'_>) -> Check {
     };
     Check {
         probe,
-        port: port.unwrap_or(if kind == Kind::Https { 443 } else { 80 }),
+        port: port.unwrap_or(if matches!(kind, Kind::Https | Kind::Exec) { 443 } else { 80 }),
         family: section
             .word(
                 "family",
@@ -94,6 +100,25 @@ fn check(name: Id, section: &Section<'_>) -> Check {
         fall: threshold("fall", 3),
         name,
     }
+}
+
+const COMMAND: &str =
+    "an absolute path and arguments, like [\"/usr/lib/nearside/check\", \"{address}\", \"{port}\"]";
+
+fn command(section: &Section<'_>) -> Vec<String> {
+    section.required("command", COMMAND);
+    let words = section
+        .list("command", COMMAND, |value| {
+            // The kernel ends an argument at NUL.
+            value.get_ref().as_str().filter(|word| !word.contains('\0')).map(str::to_owned)
+        })
+        .unwrap_or_default();
+    let absolute = words.first().is_some_and(|program| program.starts_with('/') && !program.ends_with('/'));
+    if section.value("command").is_some() && !absolute {
+        let message = format!("{}: expected {COMMAND}", section.name("command"));
+        section.doc.mistake(section.place_of("command"), message);
+    }
+    words
 }
 
 fn misplaced(section: &Section<'_>, key: &str, kinds: &str) {
