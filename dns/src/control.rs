@@ -1,10 +1,11 @@
-//! The control requests only a DNS node knows: drains and explain.
+//! The control requests only a DNS node knows: drains, explain, what peers ask.
 //!
 //! | request | does |
 //! |---|---|
 //! | `GET /v1/drains` | lists the drains in force |
 //! | `POST /v1/drains` `{"pop": "fra", "seconds": 3600, "reason": "new disk"}` | takes a PoP out of the answers; without `seconds` until lifted |
 //! | `DELETE /v1/drains/{pop}` | lifts a drain; 404 if there is none |
+//! | `GET /v1/health-view` | tells what this node sees of each address, for the other DNS nodes |
 //! | `GET /v1/explain?name=&type=&client=` | explains an answer under the health of now |
 //!
 //! Who may ask is the node's business; here only what is asked is judged.
@@ -42,6 +43,7 @@ pub fn answer(server: &Server, request: &ControlRequest) -> ControlResponse {
         (&Method::DELETE, path) if path.starts_with("/v1/drains/") => {
             undrain(server, path.trim_start_matches("/v1/drains/"))
         }
+        (&Method::GET, "/v1/health-view") => ControlResponse::ok(&server.health().own_view()),
         (&Method::GET, "/v1/explain") => explain(server, request),
         _ => ControlResponse::not_found(),
     }

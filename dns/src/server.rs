@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 use crate::{
     control,
     explain::HealthMessage,
-    health::{Health, TargetReport, VIEW_AGE_MAX, drain::Drains, exec::ExecPolicy},
+    health::{Health, TargetReport, VIEW_AGE_MAX, drain::Drains, exec::ExecPolicy, peers::PeerReport},
     stage::{Stage, Staged},
     steering::ServiceId,
     transport::{
@@ -79,6 +79,8 @@ struct Report {
     zones: Vec<ZoneReport>,
     health: Vec<TargetReport>,
     drains: Drains,
+    /// Other DNS nodes whose views count, where checks have `views`.
+    peers: Vec<PeerReport>,
     /// The same as steering sees it, for `explain` from outside.
     seen: HealthMessage,
 }
@@ -221,6 +223,7 @@ impl Daemon for Server {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut listeners = bind::bind(&node.listen, node.workers.unwrap_or(cores)).map_err(StartError)?;
         tokio::spawn(Arc::clone(&self.health).keep_saved());
+        tokio::spawn(Arc::clone(&self.health).keep_asking());
         self.health.first_round().await;
         self.rebuild(None);
         tokio::spawn(Arc::clone(&self).keep_true());
@@ -265,6 +268,7 @@ impl Daemon for Server {
             zones,
             health: self.health.report(),
             drains: self.health.drains(),
+            peers: self.health.peers(),
             seen: HealthMessage::from(&self.health.view()),
         };
         serde_json::to_value(report).unwrap_or_default()

@@ -24,7 +24,7 @@ use tracing::info;
 use crate::{
     answer::{Identity, Limits, TailoredService, cookie::CookieKeys},
     clock,
-    health::{exec::ExecPolicy, plan::Plan},
+    health::{exec::ExecPolicy, peers, plan::Plan},
     steering::{self, Steering},
     transport::{stats::Stats, tcp},
     view::Base,
@@ -91,10 +91,11 @@ impl Stage {
                 Err(found) => reasons.extend(found),
             }
         }
-        let plan = Plan::new(config, &self.exec).unwrap_or_else(|errors| {
+        let mut plan = Plan::new(config, &self.exec).unwrap_or_else(|errors| {
             reasons.extend(errors.iter().map(ToString::to_string));
             Plan::default()
         });
+        plan.peers = peers::of_config(config, node);
         let certificate = certificate(config, node).unwrap_or_else(|error| {
             reasons.push(error.to_string());
             None

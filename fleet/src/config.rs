@@ -225,6 +225,8 @@ pub struct Check {
     pub rise: u32,
     /// Failures in a row that bring it down.
     pub fall: u32,
+    /// DNS nodes that must see an address down before it is; 1: each goes by its own probes.
+    pub views: u32,
 }
 
 /// How a service orders its PoPs for a client.

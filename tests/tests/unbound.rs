@@ -110,7 +110,10 @@ fn no_client_of_a_caching_resolver_ever_gets_another_networks_pop() {
         networks += &format!("\n[[geoip.network]]\nnetwork = \"{network}\"\ncountry = \"{country}\"\n");
     }
     fleet.edit(&fleet.fleet_file(), "\n[check.edge]", &format!("{networks}\n[check.edge]"));
-    fleet.start_nodes();
+    // Health has its own tests: here every PoP is up, and none has to run.
+    fleet.edit(&fleet.fleet_file(), "checks = \"edge\"\n", "");
+    fleet.start("ns1");
+    fleet.wait_serving("ns1");
 
     fs::create_dir_all(fleet.path("unbound")).unwrap();
     let config = fleet.path("unbound/unbound.conf");

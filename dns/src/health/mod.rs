@@ -9,8 +9,10 @@
 
 pub mod drain;
 pub mod exec;
+pub mod peers;
 pub mod plan;
 pub mod probe;
+pub mod quorum;
 pub mod state;
 mod stats;
 
@@ -37,8 +39,10 @@ use crate::{
     steering::{self, HealthView},
 };
 use drain::Drains;
+use peers::Peers;
 use plan::{Key, Plan, Target};
 use probe::Finding;
+use quorum::{Opinion, Others};
 use state::{Change, JITTER_PERCENT, Moment, Sample, State, Status, Thresholds};
 
 /// A view is replaced at least this often. What it promises is shortened by as much, so that an answer
@@ -92,6 +96,8 @@ struct Inner {
     /// PoPs that may be drained.
     pops: BTreeSet<String>,
     drains: Drains,
+    /// The other DNS nodes, where checks have `views`.
+    peers: Peers,
     /// States from before the restart, until a plan asks for them.
     restored: BTreeMap<Key, State>,
     /// Told to each new task, so that a sample of a replaced one is recognised and thrown away.
@@ -174,6 +180,7 @@ impl Health {
         let mut inner = self.lock();
         inner.shadows = plan.shadows;
         inner.pops = plan.pops;
+        inner.peers.replace(plan.peers);
         let mut old = std::mem::take(&mut inner.entries);
         for (key, target) in plan.targets {
             match old.remove(&key) {
@@ -258,7 +265,7 @@ impl Health {
         let now = clock::now();
         let mut inner = self.lock();
         let gone = inner.expire_drains(now);
-        let view = inner.view(now.plus(VIEW_AGE_MAX));
+        let view = inner.view(now, now.plus(VIEW_AGE_MAX));
         drop(inner);
         for pop in &gone {
             info!(pop, "the drain is over");
@@ -421,14 +428,10 @@ impl Health {
 
 impl Inner {
     /// What is known, for an answer that is given no later than `until`.
-    fn view(&self, until: Moment) -> HealthView {
+    fn view(&self, now: Moment, until: Moment) -> HealthView {
         let mut checks = HashMap::with_capacity(self.entries.len() + self.shadows.len());
         for (key, entry) in &self.entries {
-            let health = steering::CheckHealth {
-                up: entry.state.status.is_up(),
-                unchanged_for: entry.state.earliest_change(&entry.thresholds).since(until),
-                reason: entry.reason.clone(),
-            };
+            let health = self.merged(key, entry, now, until);
             checks.insert((key.check.clone(), key.address), health);
         }
         for (key, leader) in &self.shadows {
@@ -447,6 +450,31 @@ impl Inner {
             (pop.to_owned(), steering::Drain { remaining, reason: reason.into() })
         };
         HealthView { checks, drains: self.drains.iter().map(drain).collect() }
+    }
+
+    /// This node's opinion of a target, merged with those of the others where the check asks for them.
+    fn merged(&self, key: &Key, entry: &Entry, now: Moment, until: Moment) -> steering::CheckHealth {
+        let unchanged_for = entry.state.earliest_change(&entry.thresholds).since(until);
+        let own = Opinion { up: entry.state.status.is_up(), unchanged_for };
+        let needed = entry.target.check.views as usize;
+        let (said, heard_for, missing) = match needed {
+            0 | 1 => (Vec::new(), Duration::MAX, 0),
+            _ => self.peers.of(key, now, until),
+        };
+        if said.is_empty() && missing == 0 {
+            return steering::CheckHealth { up: own.up, unchanged_for, reason: entry.reason.clone() };
+        }
+        let heard: Vec<Opinion> = said.iter().map(|(_, opinion)| *opinion).collect();
+        let merged = quorum::merge(own, Others { heard: &heard, heard_for, missing }, needed);
+        let mut reason = format!("{}; ", entry.reason);
+        for (name, opinion) in &said {
+            reason += &format!("{name} sees it {}, ", if opinion.up { "up" } else { "down" });
+        }
+        reason += &match merged.views < needed {
+            true => format!("{} of {needed} views heard: this node decides", merged.views),
+            false => format!("down in {} of {} views, {needed} needed", merged.down, merged.views),
+        };
+        steering::CheckHealth { up: merged.up, unchanged_for: merged.unchanged_for, reason: reason.into() }
     }
 
     fn expire_drains(&mut self, now: Moment) -> Vec<String> {
@@ -571,6 +599,7 @@ mod tests {
             timeout: Duration::from_millis(15),
             rise: 2,
             fall,
+            views: 1,
         }
     }
 
@@ -584,6 +613,7 @@ mod tests {
             targets: BTreeMap::from([(Key { check: check.name.clone(), address: HOME }, target)]),
             shadows: BTreeMap::new(),
             pops: BTreeSet::from(["fra".to_owned()]),
+            peers: BTreeMap::new(),
         }
     }
 

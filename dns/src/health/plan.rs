@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use nearside_fleet::config::{AllDown, Check, Config, Id, Pop, ProbeFamily, Service, Strategy};
@@ -46,6 +46,8 @@ pub struct Plan {
     pub shadows: BTreeMap<Key, Key>,
     /// The PoPs of the configuration: a drain of any other is forgotten.
     pub pops: BTreeSet<Id>,
+    /// Control listeners of the other DNS nodes, where a check wants their views.
+    pub peers: BTreeMap<Id, SocketAddr>,
 }
 
 impl Plan {

@@ -221,7 +221,7 @@ where
 
 /// Runs `exchange` while `connection` moves its bytes. The connection may be over first: what it read
 /// still reaches the exchange through hyper's channels, so only the exchange ends this.
-async fn drive<T>(
+pub(super) async fn drive<T>(
     connection: impl Future<Output = hyper::Result<()>>,
     exchange: impl Future<Output = T>,
 ) -> T {
@@ -415,6 +415,7 @@ mod tests {
             timeout: Duration::from_millis(500),
             rise: 2,
             fall: 3,
+            views: 1,
         }
     }
 

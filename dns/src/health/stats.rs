@@ -92,6 +92,17 @@ impl Collector for Gauges {
         for (pop, _) in self.0.drains().iter() {
             ConstGauge::new(1_i64).encode(drained.encode_family(&[("pop", pop)])?)?;
         }
+        let peers = self.0.peers();
+        let mut heard = encoder.encode_descriptor(
+            "peer_heard",
+            "1 while another DNS node's view of health counts here",
+            None,
+            MetricType::Gauge,
+        )?;
+        for peer in &peers {
+            let labels = [("node", peer.node.as_str())];
+            ConstGauge::new(i64::from(peer.counts)).encode(heard.encode_family(&labels)?)?;
+        }
         Ok(())
     }
 }

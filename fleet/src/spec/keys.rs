@@ -25,7 +25,7 @@ pub(crate) const DNS: &[&str] = &["listen", "encrypted", "control", "metrics", "
 pub(crate) const ENCRYPTED: &[&str] = &["tls", "https", "quic", "certificate", "key"];
 pub(crate) const CHECK: &[&str] = &[
     "type", "port", "host", "path", "status", "body", "verify", "ca", "command", "family", "interval",
-    "timeout", "rise", "fall",
+    "timeout", "rise", "fall", "views",
 ];
 pub(crate) const SERVICE: &[&str] =
     &["pops", "strategy", "weights", "rule", "checks", "answers", "candidates", "ttl", "all_down", "alpn"];

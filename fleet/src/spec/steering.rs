@@ -21,6 +21,8 @@ use crate::{
 const HEALTH_PATH: &str = "/.well-known/nearside/health";
 /// Enough to see a flapping link through; beyond, fail-over takes minutes.
 const THRESHOLD_MAX: i64 = 100;
+/// DNS nodes that must agree: more than a small team runs.
+const VIEWS_MAX: i64 = 16;
 /// RFC 2181 section 8 allows more; an answer that lives for a week can't follow anything.
 const TTL_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// PoPs in one answer: 12 IPv4 and IPv6 hints beside each other still fit a UDP answer.
@@ -98,6 +100,7 @@ fn check(name: Id, section: &Section<'_>) -> Check {
         timeout,
         rise: threshold("rise", 2),
         fall: threshold("fall", 3),
+        views: section.integer("views", 1, VIEWS_MAX).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
         name,
     }
 }
