@@ -35,3 +35,59 @@ fn parts_of_a_stored_whole() {
         ",
     );
 }
+
+#[test]
+fn a_stored_part_answers_ranges_within() {
+    Bench::with("").run(
+        "
+        GET | Range: bytes=2-6 -> 206 | Cache-Control: max-age=3600 | ETag: \"a\" | Content-Range: bytes 2-6/10 | @body 23456 => 206 | @body 23456 | saw Range | Content-Range: bytes 2-6/10
+        GET | Range: bytes=2-6 => 206 | @body 23456 | Content-Range: bytes 2-6/10 | Content-Length: 5 | Age
+        GET | Range: bytes=3-4 => 206 | @body 34 | Content-Range: bytes 3-4/10 | Content-Length: 2
+        GET | Range: bytes=1-4 -> 206 | Cache-Control: max-age=3600 | Content-Range: bytes 1-4/10 | @body 1234 => 206 | @body 1234
+
+        # never the whole
+        GET | Range: bytes=2-6 -> 206 | Cache-Control: max-age=3600 | ETag: \"a\" | Content-Range: bytes 2-6/10 | @body 23456 => 206
+        GET -> 200 | Cache-Control: max-age=3600 | @body 0123456789 => @body 0123456789
+        GET | Range: bytes=0-1 => 206 | @body 01
+
+        GET | Range: bytes=5-9 -> 206 | Cache-Control: max-age=3600 | Content-Range: bytes 5-9/10 | @body 56789 => 206
+        GET | Range: bytes=-2 => 206 | @body 89
+
+        # a part that lies about itself, or that nobody asked for
+        GET | Range: bytes=2-6 -> 206 | Cache-Control: max-age=3600 | @body 23456 => 206
+        GET | Range: bytes=2-6 -> 200 => 200 | #2
+
+        GET -> 206 | Cache-Control: max-age=3600 | Content-Range: bytes 2-6/10 | @body 23456 => 206
+        GET -> 200 => #2
+
+        # without a lifetime it is not kept
+        GET | Range: bytes=2-6 -> 206 | Content-Range: bytes 2-6/10 | @body 23456 => 206
+        GET | Range: bytes=2-6 -> 200 | @body 0123456789 => 200 | @body 0123456789
+        ",
+    );
+}
+
+#[test]
+fn parts_of_one_generation_make_a_whole() {
+    Bench::with("").run(
+        "
+        GET | Range: bytes=0-4 -> 206 | Cache-Control: max-age=3600 | ETag: \"a\" | Content-Range: bytes 0-4/10 | @body 01234 => 206 | @body 01234
+        GET | Range: bytes=5-9 -> 206 | Cache-Control: max-age=3600 | ETag: \"a\" | Content-Range: bytes 5-9/10 | @body 56789 => 206 | @body 56789
+        GET | Range: bytes=3-6 => 206 | @body 3456
+        GET => 200 | @body 0123456789 | Content-Length: 10 | !Content-Range
+
+        # not with a weak validator, nor without, nor with another
+        GET | Range: bytes=0-4 -> 206 | Cache-Control: max-age=3600 | ETag: W/\"a\" | Content-Range: bytes 0-4/10 | @body 01234 => 206
+        GET | Range: bytes=5-9 -> 206 | Cache-Control: max-age=3600 | ETag: W/\"a\" | Content-Range: bytes 5-9/10 | @body 56789 => 206
+        GET -> 200 => #3
+
+        GET | Range: bytes=0-4 -> 206 | Cache-Control: max-age=3600 | Content-Range: bytes 0-4/10 | @body 01234 => 206
+        GET | Range: bytes=5-9 -> 206 | Cache-Control: max-age=3600 | Content-Range: bytes 5-9/10 | @body 56789 => 206
+        GET -> 200 => #3
+
+        GET | Range: bytes=0-4 -> 206 | Cache-Control: max-age=3600 | ETag: \"a\" | Content-Range: bytes 0-4/10 | @body 01234 => 206
+        GET | Range: bytes=5-9 -> 206 | Cache-Control: max-age=3600 | ETag: \"b\" | Content-Range: bytes 5-9/10 | @body 56789 => 206
+        GET -> 200 => #3
+        ",
+    );
+}

@@ -309,10 +309,16 @@ impl Extent {
     fn of(meta: &Meta) -> Extent {
         match meta.content {
             policy::Content::Whole { length } => Extent { length, start: 0, end: length, is_storable: true },
-            policy::Content::Part { first, last, complete_length } => {
-                let (start, end) = (first, Some(last.saturating_add(1)));
-                // Kept, it would answer nothing but this very range: see [`Lease::start_part`].
-                Extent { length: complete_length, start, end, is_storable: false }
+            // Kept as what it is: its first byte is byte 0 of the content. Large ones are worth whole chunks
+            // only: see [`Lease::start_part`].
+            policy::Content::Part { first, last, .. } => {
+                let length = (last - first).saturating_add(1);
+                Extent {
+                    length: Some(length),
+                    start: 0,
+                    end: Some(length),
+                    is_storable: length <= SMALL_BYTES_MAX,
+                }
             }
         }
     }

@@ -321,8 +321,12 @@ impl Cache {
         let found = self.lookup_with_gaps(key).await;
         let of = |found: &Found| {
             let object = &found.object;
-            let (bytes, length) = (object.bytes_held(), object.length());
             let meta = object.meta();
+            let length = match meta.content {
+                policy::Content::Part { complete_length, .. } => complete_length,
+                policy::Content::Whole { .. } => object.length(),
+            };
+            let bytes = object.bytes_held();
             Presence {
                 extent: if length == Some(bytes) { Extent::Cached } else { Extent::Partial },
                 bytes,

@@ -57,6 +57,9 @@ pub enum FetchError {
     /// The body ended before its framing said so, or the connection broke.
     #[error("body cut short: {0}")]
     BodyCut(Arc<hyper::Error>),
+    /// A 206 whose content is not as long as its `Content-Range` says.
+    #[error("a part of another length than it says")]
+    PartLength,
     /// The request can't be written down.
     #[error("unsendable request: {0}")]
     Unsendable(Arc<http::Error>),
@@ -81,6 +84,7 @@ impl FetchError {
             FetchError::Closed(_) => "origin-closed",
             FetchError::Malformed(_) => "origin-malformed",
             FetchError::BodyCut(_) => "origin-body-cut",
+            FetchError::PartLength => "origin-part-length",
             FetchError::Unsendable(_) => "unsendable",
             FetchError::RequestBody(_) => "request-body",
         }

@@ -77,6 +77,12 @@ impl Span {
 
     /// `Content-Range` of a part of so many bytes.
     pub fn content_range(self, length: u64) -> HeaderValue {
+        self.content_range_of(Some(length))
+    }
+
+    /// As [`Span::content_range`], where the length of the whole may not be known.
+    pub fn content_range_of(self, length: Option<u64>) -> HeaderValue {
+        let length = length.map_or_else(|| "*".to_owned(), |length| length.to_string());
         value(format!("bytes {}-{}/{length}", self.first, self.last))
     }
 }

@@ -83,11 +83,9 @@ fn content(
         // The origin's answer to this very request, or one that policy has found to hold it.
         let span = range::within_part(&exchange.headers, meta, now()).unwrap_or(Span { first, last });
         *status = StatusCode::PARTIAL_CONTENT;
-        if let Some(length) = complete_length {
-            fields.insert(header::CONTENT_RANGE, span.content_range(length));
-        }
+        fields.insert(header::CONTENT_RANGE, span.content_range_of(complete_length));
         fields.insert(header::CONTENT_LENGTH, span.bytes().into());
-        return read(object, span.first..span.last + 1);
+        return read(object, span.first - first..span.last + 1 - first);
     }
     let length = object.length();
     if let Some(length) = length {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::{HeaderMap, Response, StatusCode, header};
+use http_body_util::Full;
 
 use super::{Answer, Body, Exchange, Refusal, deliver, forward::Forwarding, now, partial};
 use crate::{
@@ -179,7 +180,8 @@ pub(super) fn refresh(exchange: &Arc<Exchange>, found: &Candidates, revalidate: 
     exchange.site.stats.here().refreshes.fetch_add(1, Relaxed);
     let need = Need::Revalidate(revalidate);
     let validates = need.validates(found);
-    let asking = Asking { exchange: exchange.clone(), need, chunks: None, validates, keep: Keep::Always };
+    let (keep, beside) = (Keep::Always, Vec::new());
+    let asking = Asking { exchange: exchange.clone(), need, chunks: None, validates, beside, keep };
     // Its outcome is told to the store; a failure leaves what is stored as it is.
     tokio::spawn(async move { asking.run(lease).await });
 }
@@ -226,7 +228,8 @@ async fn lead(
     let outdated = validates.is_some();
     let stored = validates.clone();
     let asked = chunks.clone();
-    let asking = Asking { exchange: exchange.clone(), need, chunks, validates, keep: Keep::WhileRead };
+    let (keep, beside) = (Keep::WhileRead, partial::small_parts(exchange, &found));
+    let asking = Asking { exchange: exchange.clone(), need, chunks, validates, beside, keep };
     let led = tokio::spawn(async move { asking.run(lease).await })
         .await
         .map_err(|_panicked| Refusal::Internal("fetch-task"))?;
@@ -323,6 +326,8 @@ struct Asking {
     /// Asked for in place of the client's range.
     chunks: Option<Span>,
     validates: Option<(Found, StalePermit)>,
+    /// Stored parts that an answer may be joined with.
+    beside: Vec<Arc<Object>>,
     keep: Keep,
 }
 
@@ -341,7 +346,46 @@ impl Asking {
             }
             verdict => (verdict, answer, times),
         };
-        self.carry_out(verdict, answer, times, lease)
+        let older = match &verdict {
+            Ok(Verdict::Store(meta)) => partial::adjoining(&self.beside, meta),
+            _ => None,
+        };
+        match (older, verdict, answer) {
+            (Some(older), Ok(Verdict::Store(meta)), Ok(response)) => {
+                self.combine(&older, &meta, response, times, lease).await
+            }
+            (_, verdict, answer) => self.carry_out(verdict, answer, times, lease),
+        }
+    }
+
+    /// Stores a small part together with one it touches (RFC 9111 section 3.4). It is read whole first: what it is
+    /// part of is only known with its last byte.
+    async fn combine(
+        self,
+        older: &Object,
+        meta: &policy::Meta,
+        response: Response<FetchBody>,
+        times: Times,
+        lease: Lease,
+    ) -> Led {
+        let (parts, body) = response.into_parts();
+        let newer = match partial::read_part(meta, body).await {
+            Ok(newer) => newer,
+            Err(error) => {
+                lease.fail();
+                return Led::Failed(Refusal::of_fetch(error));
+            }
+        };
+        let Some((meta, bytes)) = partial::join(older, meta, &newer) else {
+            return Led::Failed(Refusal::Internal("parts-apart"));
+        };
+        let mut fields = headers::downstream(&parts.headers, times.request, times.response);
+        // Of the new part alone.
+        fields.remove(header::CONTENT_RANGE);
+        fields.remove(header::CONTENT_LENGTH);
+        let (filler, object) = lease.start(meta, Keep::Always);
+        tokio::spawn(fill::drive(filler, Full::new(bytes)));
+        Led::Stored(object, parts.status, fields)
     }
 
     fn judge(
@@ -430,11 +474,19 @@ impl Asking {
         }
     }
 
-    /// The store keeps whole chunks, which a part cut to a client's wish seldom is: that goes to the client alone.
+    /// Whole chunks are kept as content with gaps; a small part of any other cut as what it is, if it holds what
+    /// was asked for; the rest goes to the client alone.
     fn carry_out_part(&self, meta: &Meta, response: Response<FetchBody>, times: Times, lease: Lease) -> Led {
         let bytes_max = self.exchange.site.rules.object_bytes_max;
         let kept = self.chunks.as_ref().and_then(|asked| partial::to_keep(meta, asked, bytes_max));
         let Some((meta, span)) = kept else {
+            if partial::is_small_answer(&self.exchange, meta) {
+                let status = response.status();
+                let fields = headers::downstream(response.headers(), times.request, times.response);
+                let (filler, object) = lease.start(meta.clone(), self.keep);
+                tokio::spawn(fill::drive(filler, response.into_body()));
+                return Led::Stored(object, status, fields);
+            }
             lease.pass(PARTS_UNCOLLAPSED);
             return Led::Passed(Box::new(response), times);
         };
@@ -468,7 +520,7 @@ impl Asking {
         let mut fields = match (&self.need, self.keep) {
             (_, Keep::Always) => headers::upstream_refresh(&exchange.headers, &conditions),
             (Need::Fetch(fetch), _) => headers::upstream(&exchange.headers, &conditions, fetch.range),
-            (Need::Revalidate(_), _) => headers::upstream(&exchange.headers, &conditions, Range::Dropped),
+            (Need::Revalidate(asked), _) => headers::upstream(&exchange.headers, &conditions, asked.range),
         };
         if let Some(chunks) = &self.chunks {
             fields.insert(header::RANGE, partial::range_value(chunks));

@@ -6,12 +6,16 @@
 //! with `If-Range`. Invariant: bytes are combined only under one strong entity tag
 //! (RFC 9110 section 15.3.7.3); where the origin has another generation, the stored one is dropped whole.
 //!
+//! Small parts that are not made of whole chunks are kept as what they are, and joined where they touch ([`join`]).
+//!
 //! Not done: several ranges at once, and ranges from the end, of something that is not stored at all: they are
 //! passed on as asked. A 206 to a gap does not freshen the stored head.
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use super::{
@@ -20,8 +24,8 @@ use super::{
     now,
 };
 use crate::{
-    cache::{Filler, Object, RangeLease, Span, fill, fill::Keep},
-    origin::{FetchBody, SendBody},
+    cache::{Candidates, Filler, Object, RangeLease, Span, fill, fill::Keep},
+    origin::{FetchBody, FetchError, SendBody},
     policy::{
         self, Asked, Content, Forward, Meta, Precondition, Serve, Verdict, headers,
         range::{self, Extent, Spec},
@@ -220,6 +224,85 @@ pub(super) fn to_keep(meta: &Meta, asked: &Span, bytes_max: u64) -> Option<(Meta
     whole.content = Content::Whole { length: Some(length) };
     whole.headers.insert(header::CONTENT_LENGTH, length.into());
     Some((whole, span))
+}
+
+/// Whether a part that is not made of whole chunks is worth keeping by itself: it answers this request, and so the next
+/// like it, and memory holds it in one piece.
+pub(super) fn is_small_answer(exchange: &Exchange, meta: &Meta) -> bool {
+    let is_small =
+        matches!(meta.content, Content::Part { first, last, .. } if last - first < fill::SMALL_BYTES_MAX);
+    is_small && range::within_part(&exchange.headers, meta, now()).is_some()
+}
+
+/// The stored parts, small and complete, that were got by a request like this one.
+pub(super) fn small_parts(exchange: &Exchange, found: &Candidates) -> Vec<Arc<Object>> {
+    let usable = |object: &Object| {
+        let meta = object.meta();
+        let is_part = matches!(meta.content, Content::Part { .. });
+        is_part && object.whole().is_some() && meta.vary.matches(&exchange.headers)
+    };
+    found.iter().map(|found| &found.object).filter(|object| usable(object)).cloned().collect()
+}
+
+/// The one of `parts` that makes a longer part with the new one: of one generation, touching it, and small together.
+pub(super) fn adjoining(parts: &[Arc<Object>], newer: &Meta) -> Option<Arc<Object>> {
+    let fits = |older: &&Arc<Object>| joined(older.meta(), newer).is_some();
+    parts.iter().find(fits).cloned()
+}
+
+/// The span of both parts together.
+fn joined(older: &Meta, newer: &Meta) -> Option<range::Span> {
+    let span = |meta: &Meta| match meta.content {
+        Content::Part { first, last, complete_length } => {
+            Some((range::Span { first, last }, complete_length))
+        }
+        Content::Whole { .. } => None,
+    };
+    let ((older_span, older_length), (newer_span, newer_length)) = (span(older)?, span(newer)?);
+    let joined = older_span.joined(newer_span)?;
+    let is_one = older_length == newer_length && older.validators.same_bytes(&newer.validators);
+    (is_one && joined.bytes() <= fill::SMALL_BYTES_MAX).then_some(joined)
+}
+
+/// Reads a part to its end, exactly as long as its head says.
+pub(super) async fn read_part(meta: &Meta, mut body: FetchBody) -> Result<Bytes, FetchError> {
+    let Content::Part { first, last, .. } = meta.content else { return Ok(Bytes::new()) };
+    let expected = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() > expected {
+            break;
+        }
+    }
+    if bytes.len() == expected { Ok(bytes.freeze()) } else { Err(FetchError::PartLength) }
+}
+
+/// The head and the bytes of both parts together: a 200 where nothing is missing. `None`: they don't join.
+///
+/// A purge between the lookup of the older one and the fetch of the newer takes nothing away: the origin, asked after
+/// it, has named the same bytes by a strong validator.
+pub(super) fn join(older: &Object, newer: &Meta, bytes: &[u8]) -> Option<(Meta, Bytes)> {
+    let span = joined(older.meta(), newer)?;
+    let mut content = vec![0; usize::try_from(span.bytes()).ok()?];
+    for (meta, bytes) in [(older.meta(), &older.whole()?[..]), (newer, bytes)] {
+        let Content::Part { first, .. } = meta.content else { return None };
+        let start = usize::try_from(first - span.first).ok()?;
+        content.get_mut(start..start + bytes.len())?.copy_from_slice(bytes);
+    }
+    let mut meta = newer.clone();
+    let Content::Part { first, last, complete_length } = &mut meta.content else { return None };
+    (*first, *last) = (span.first, span.last);
+    if let Some(length) = *complete_length
+        && span.bytes() == length
+    {
+        meta.status = StatusCode::OK;
+        meta.content = Content::Whole { length: Some(length) };
+        meta.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Some((meta, content.into()))
 }
 
 /// Cuts a 206 to widened chunks down to what the client asked for. `None`: the part has nothing of it, and is sent as it

@@ -64,7 +64,8 @@ impl Refusal {
             | FetchError::QueueFull
             | FetchError::Closed(_)
             | FetchError::Malformed(_)
-            | FetchError::BodyCut(_) => Some(Failure::Unreachable),
+            | FetchError::BodyCut(_)
+            | FetchError::PartLength => Some(Failure::Unreachable),
         }
     }
 
