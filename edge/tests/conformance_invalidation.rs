@@ -62,6 +62,26 @@ fn what_location_and_content_location_name_is_invalid_too() {
     }));
 }
 
+/// The port is part of the origin, and is the one that the client named.
+#[test]
+fn locations_with_the_clients_port() {
+    Bench::with("").run(
+        "
+        GET /other | Host: {host}:8080 -> 200 | Cache-Control: max-age=3600 => #1
+        POST | Host: {host}:8080 -> 201 | Location: http://{host}:8080{base}/other => 201
+        GET /other | Host: {host}:8080 -> 200 => #3
+
+        GET /other | Host: {host}:8080 -> 200 | Cache-Control: max-age=3600 => #1
+        POST | Host: {host}:8080 -> 201 | Location: http://{host}:8081{base}/other => 201
+        GET /other | Host: {host}:8080 => #1
+
+        GET /other | Host: {host}:8080 -> 200 | Cache-Control: max-age=3600 => #1
+        POST | Host: {host}:8080 -> 200 | Content-Location: {base}/other => 200
+        GET /other | Host: {host}:8080 -> 200 => #3
+        ",
+    );
+}
+
 #[test]
 fn all_variants_go() {
     Bench::with("").run(

@@ -233,3 +233,29 @@ fn head_and_get() {
         ",
     );
 }
+
+/// RFC 9111 section 4.3.3: a failed or strange answer to a validation.
+#[test]
+fn odd_answers_to_a_validation() {
+    Bench::with("").run(
+        "
+        # a 304 about another representation confirms nothing: asked again, without conditions
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 | ETag: \"b\" => 304 | saw !If-None-Match
+
+        # an answer for one client alone leaves what is stored
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 403 | Cache-Control: no-store => #2
+        GET -> 304 | Cache-Control: max-age=3600 => 200 | #1 | saw If-None-Match: \"a\"
+
+        # something uncacheable in its place outdates it
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 200 | Cache-Control: no-store => #2
+        GET -> 200 => #3 | saw !If-None-Match
+
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 404 => #2
+        GET -> 200 => #3
+        ",
+    );
+}

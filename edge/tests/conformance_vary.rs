@@ -110,6 +110,20 @@ fn preferences_of_one_meaning_are_one() {
     }));
 }
 
+/// An answer that is not stored says nothing of the variants that are.
+#[test]
+fn an_uncacheable_variant_leaves_the_others() {
+    Bench::with("").run_all(["no-store", "private", "max-age=0"].map(|control| {
+        format!(
+            "GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #1\n\
+             GET | Foo: 2 -> 200 | Cache-Control: {control} | Vary: Foo => #2\n\
+             GET | Foo: 1 => #1\n\
+             GET | Foo: 2 -> 200 | Cache-Control: max-age=3600 | Vary: Foo => #3\n\
+             GET | Foo: 2 => #3"
+        )
+    }));
+}
+
 #[test]
 fn variants_are_validated_each_by_itself() {
     Bench::with("").run(

@@ -184,7 +184,7 @@ async fn without_a_strong_validator_chunks_are_cut_and_only_small_parts_are_kept
     assert_eq!(file.asked(), [format!("bytes={MIB}-{}", 2 * MIB - 1)]);
     // Remembered: the next one is passed on as asked.
     get(&edge, &file, &range, first, end).await;
-    assert_eq!(file.asked(), [range.clone()]);
+    assert_eq!(file.asked(), std::slice::from_ref(&range));
     assert_eq!(edge.metric("nearside_edge_cache_fills_total", &[]), 1);
     assert_eq!(edge.requests("miss"), 2);
     get(&edge, &file, &range, first, end).await;

@@ -155,7 +155,10 @@ impl Bench {
     pub fn send(&self, method: &str, path: &str, fields: &[Field], body: &str) -> Option<Message> {
         let mut stream = TcpStream::connect(self.address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\n");
+        if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            write!(head, "Host: {HOST}\r\n").ok()?;
+        }
         for (name, value) in fields {
             write!(head, "{name}: {value}\r\n").ok()?;
         }
