@@ -184,6 +184,8 @@ pub enum Turned {
     BodyTimeout,
     /// The client stopped reading.
     WriteStall,
+    /// The client left while the origin was being asked.
+    Gone,
     /// Nothing was asked for long enough.
     Idle,
     /// `accept` failed.
@@ -192,7 +194,7 @@ pub enum Turned {
 
 impl Turned {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Turned; 10] = [
+    pub const ALL: [Turned; 11] = [
         Turned::Connections,
         Turned::ConnectionsOfClient,
         Turned::Handshakes,
@@ -201,6 +203,7 @@ impl Turned {
         Turned::HeadTimeout,
         Turned::BodyTimeout,
         Turned::WriteStall,
+        Turned::Gone,
         Turned::Idle,
         Turned::Accept,
     ];
@@ -216,6 +219,7 @@ impl Turned {
             Turned::HeadTimeout => "head_timeout",
             Turned::BodyTimeout => "body_timeout",
             Turned::WriteStall => "write_stall",
+            Turned::Gone => "client_gone",
             Turned::Idle => "idle",
             Turned::Accept => "accept",
         }

@@ -53,6 +53,8 @@ pub struct Client {
     pub tls: Option<ClientTls>,
     /// Requests whose response has not been sent to its end.
     pub in_flight: AtomicU32,
+    /// Requests of it whose origin is being asked, for it alone.
+    pub waiting: AtomicU32,
     /// Whether the connection has become a tunnel.
     pub tunnel: AtomicBool,
     requests: AtomicU64,
@@ -78,6 +80,7 @@ impl Client {
             local,
             tls,
             in_flight: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
             tunnel: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             retire: Notify::new(),
@@ -94,6 +97,7 @@ impl Client {
             local: nowhere,
             tls: None,
             in_flight: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
             tunnel: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             retire: Notify::new(),
@@ -105,6 +109,23 @@ impl Client {
     /// `https` or `http`.
     pub fn scheme(&self) -> &'static str {
         self.scheme
+    }
+}
+
+/// Marks a client as one who waits for an origin: whether it is still there is looked at.
+pub struct Waiting<'a>(&'a Client);
+
+impl<'a> Waiting<'a> {
+    /// From now on until dropped.
+    pub fn new(client: &'a Client) -> Self {
+        client.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(client)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -40,6 +40,13 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Between two bytes of a request body.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a client that has closed its sending side may wait for the origin. It can't be told from one that has left:
+/// scripts that half-close get their answer from all but the slowest origins, and nobody's fetch ends soon.
+pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a client may send ahead while the origin is asked for its last request, before it has to wait.
+pub const AHEAD_BYTES_MAX: usize = 4096;
+
 /// A client that takes no byte for this long has gone, or wants to hold our memory.
 pub const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 

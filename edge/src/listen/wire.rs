@@ -19,7 +19,9 @@ use tokio::{
 
 use super::{
     connection::Client,
-    limits::{BODY_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, WRITE_STALL_TIMEOUT},
+    limits::{
+        AHEAD_BYTES_MAX, BODY_TIMEOUT, HALF_CLOSED_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, WRITE_STALL_TIMEOUT,
+    },
 };
 use crate::{
     framing::{Guard, Side},
@@ -38,6 +40,10 @@ pub struct Wire<T> {
     reading: Option<(Turned, Instant)>,
     /// Since when the client takes nothing.
     writing: Option<Instant>,
+    /// What was read to see whether the client is still there.
+    ahead: Vec<u8>,
+    /// The client has closed its sending side, and may wait for so long.
+    half_closed: Option<Pin<Box<Sleep>>>,
 }
 
 /// Which protocol is spoken.
@@ -56,7 +62,17 @@ impl<T> Wire<T> {
             Protocol::Http1 => Some(Guard::new(Side::Requests)),
             Protocol::Http2 => None,
         };
-        Wire { inner, client, stats, guard, timer: None, reading: None, writing: None }
+        Wire {
+            inner,
+            client,
+            stats,
+            guard,
+            timer: None,
+            reading: None,
+            writing: None,
+            ahead: Vec::new(),
+            half_closed: None,
+        }
     }
 
     /// Which deadline runs while the reader waits. `None`: the next move is ours, not the client's.
@@ -145,6 +161,50 @@ impl<T> Wire<T> {
     }
 }
 
+impl<T: AsyncRead + Unpin> Wire<T> {
+    /// What was read ahead first, then what comes.
+    fn poll_read_on(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let length = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead[..length]);
+            self.ahead.drain(..length);
+            return Poll::Ready(Ok(()));
+        }
+        if self.half_closed.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+
+    /// While an origin is asked, hyper does not read, and would not notice that the client has left. Called in every
+    /// flush then, which hyper does in every poll; between messages only, so that no reader misses its bytes.
+    fn look_for_client(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+        if !self.guard.as_ref().is_some_and(Guard::is_idle) {
+            return None;
+        }
+        while self.half_closed.is_none() && self.ahead.len() < AHEAD_BYTES_MAX {
+            let mut bytes = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                    self.half_closed = Some(Box::pin(tokio::time::sleep(HALF_CLOSED_TIMEOUT)));
+                }
+                Poll::Ready(Ok(())) => self.ahead.extend_from_slice(buffer.filled()),
+                Poll::Ready(Err(error)) => {
+                    self.stats.turned(Turned::Gone);
+                    return Some(error);
+                }
+                Poll::Pending => return None,
+            }
+        }
+        let gone = self.half_closed.as_mut().is_some_and(|limit| limit.as_mut().poll(cx).is_ready());
+        gone.then(|| {
+            self.stats.turned(Turned::Gone);
+            io::Error::new(io::ErrorKind::ConnectionAborted, Turned::Gone.name())
+        })
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -153,7 +213,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        if let Poll::Ready(result) = Pin::new(&mut this.inner).poll_read(cx, buffer) {
+        if let Poll::Ready(result) = this.poll_read_on(cx, buffer) {
             if this.reading.is_some_and(|(why, _)| why != Turned::HeadTimeout) {
                 this.reading = None;
             }
@@ -176,7 +236,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.inner).poll_write(cx, bytes);
@@ -201,6 +261,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.inner).poll_flush(cx);
         match result {
+            Poll::Ready(Ok(())) if this.client.waiting.load(Ordering::Relaxed) > 0 => {
+                this.writing = None;
+                this.look_for_client(cx).map_or(Poll::Ready(Ok(())), |error| Poll::Ready(Err(error)))
+            }
             Poll::Ready(_) => {
                 this.writing = None;
                 result

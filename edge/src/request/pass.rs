@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     cache::fill::{self, Keep},
-    listen::limits::{BODY_BYTES_MAX, BODY_TIMEOUT},
+    listen::{
+        connection::Waiting,
+        limits::{BODY_BYTES_MAX, BODY_TIMEOUT},
+    },
     origin::SendBody,
     policy::{self, Asked, CacheKey, Forward, Meta, Verdict, headers, invalidate, status::CacheStatus},
     stats::Outcome,
@@ -26,7 +29,10 @@ pub(super) async fn pass(
     incoming: Incoming,
 ) -> Result<Answer, Refusal> {
     let fields = headers::upstream_pass(&exchange.headers);
+    // Nobody else wants the answer: a client that leaves takes the fetch with it.
+    let waiting = Waiting::new(&exchange.client);
     let (answer, times) = miss::ask(exchange, fields, send(incoming)).await;
+    drop(waiting);
     let response = answer.map_err(Refusal::of_fetch)?;
     forget(exchange, response.status(), response.headers());
     if exchange.method == Method::POST
