@@ -111,7 +111,7 @@ impl Stage {
             steering,
             services: config.services.values().map(alpn).collect(),
             slots: stats.slots(config),
-            identity: identity(node),
+            identity: identity(config, node),
             limits: limits(),
             cookies: self.cookies.clone(),
             // The fleet file has no key for it yet, and no limit fits both a lone resolver and a farm.
@@ -152,10 +152,12 @@ impl Ingredients {
     }
 }
 
-/// What this server says of itself: its node's name, so that an operator sees which one answered
-/// (RFC 5001, RFC 4892). The version stays unsaid.
-fn identity(node: &str) -> Identity {
-    Identity { nsid: Some(node.as_bytes().into()), version: None, id: Some(node.into()) }
+/// What this server says of itself (RFC 5001, RFC 4892); `check` and `explain` are no node and say nothing.
+fn identity(config: &Config, node: &str) -> Identity {
+    let Some(node) = config.dns.get(node) else { return Identity::default() };
+    let text = |said: &Option<String>| said.as_deref().map(Box::from);
+    let nsid = node.id.as_ref().map(|id| id.as_bytes().into());
+    Identity { nsid, version: text(&node.version), id: text(&node.id) }
 }
 
 fn limits() -> Limits {
@@ -215,4 +217,22 @@ fn certificate(config: &Config, node: &str) -> Result<Option<Arc<CertifiedKey>>,
     let Some(encrypted) = encrypted else { return Ok(None) };
     let now_secs = i64::try_from(clock::now().0 / 1000).unwrap_or(i64::MAX);
     load(&encrypted.certificate, &encrypted.key, now_secs).map(|served| Some(served.key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::sample;
+
+    #[test]
+    fn says_of_itself_what_the_fleet_file_says() {
+        let mut config = (*sample::view().base.config).clone();
+        let named = identity(&config, "ns1");
+        assert_eq!((named.id.as_deref(), named.nsid.as_deref()), (Some("ns1"), Some(&b"ns1"[..])));
+        assert_eq!(named.version, None, "unsaid unless written");
+        let node = config.dns.get_mut("ns1").unwrap();
+        (node.id, node.version) = (None, Some("7".into()));
+        let hidden = identity(&config, "ns1");
+        assert_eq!((hidden.id, hidden.nsid, hidden.version.as_deref()), (None, None, Some("7")));
+    }
 }

@@ -126,6 +126,10 @@ pub struct DnsNode {
     pub listen: Vec<SocketAddr>,
     /// Encrypted listeners, if there are any.
     pub encrypted: Option<DnsEncrypted>,
+    /// What `id.server` and NSID say; `None`: both go unanswered.
+    pub id: Option<String>,
+    /// What `version.bind` says; `None`: it is refused.
+    pub version: Option<String>,
     /// Control listener.
     pub control: Option<SocketAddr>,
     /// Separate plain listener for `/metrics` only.

@@ -18,6 +18,8 @@ use crate::{
 const SOCKET: &str = "an address and port like \"192.0.2.1:443\" or \"[2001:db8::1]:443\"";
 /// Half the way round the globe: a larger bias decides everything, or nothing.
 const BIAS_KM_MAX: f64 = 20_038.0;
+/// Of `id` and `version`: NSID rides in every answer that asks for it, and UDP answers are small.
+const SAID_BYTES_MAX: usize = 63;
 /// More workers than any machine this runs on has cores.
 const WORKERS_MAX: i64 = 256;
 const MIB: u64 = 1 << 20;
@@ -199,6 +201,8 @@ pub(super) fn dns(top: &Section<'_>) -> BTreeMap<Id, DnsNode> {
             name: name.clone(),
             listen: section.parsed("listen", SOCKET),
             encrypted: encrypted(&section),
+            id: said(&section, "id").unwrap_or_else(|| Some(name.clone())),
+            version: said(&section, "version").flatten(),
             control: section.parse("control", SOCKET),
             metrics: section.parse("metrics", SOCKET),
             workers: workers(&section),
@@ -218,6 +222,16 @@ pub(super) fn dns(top: &Section<'_>) -> BTreeMap<Id, DnsNode> {
         nodes.insert(name, node);
     }
     nodes
+}
+
+/// What a server says of itself; `Some(None)`: nothing, on purpose.
+fn said(section: &Section<'_>, key: &str) -> Option<Option<String>> {
+    let expected = "up to 63 printable ASCII characters, or \"\" to say nothing";
+    section.read(key, expected, |value| {
+        let text = value.as_str()?;
+        let fits = text.len() <= SAID_BYTES_MAX && text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        fits.then(|| (!text.is_empty()).then(|| text.to_owned()))
+    })
 }
 
 fn encrypted(section: &Section<'_>) -> Option<DnsEncrypted> {

@@ -209,6 +209,7 @@ mod tests {
     #[test]
     fn the_full_sample_means_what_it_says() {
         let config = read(FULL).unwrap().config;
+        assert_eq!(config.dns["ns1"].id.as_deref(), Some("fra1"));
         assert_eq!(config.services["downloads"].strategy, Strategy::Weighted(vec![3, 1]));
         assert_eq!(config.services["video"].all_down, AllDown::Pops(vec!["fra".into()]));
         let Strategy::Rules(rules) = &config.services["video"].strategy else { panic!("rules") };
@@ -265,6 +266,7 @@ mod tests {
                 "[geoip]\nresolver = [{ network = \"192.0.2.0/24\", place_as = \"DE\" }]",
                 "expected an address",
             ),
+            ("[dns.a]\nlisten = \"127.0.0.1:53\"\nid = \"ä\"", "printable ASCII"),
             ("[site.a]\nhosts = \"a.test\"\norigin = \"ftp://x\"", "expected a URL"),
             ("[site.a]\nhosts = \"a.test\"\norigin = \"http://x/path\"", "expected a URL"),
             (
