@@ -17,6 +17,7 @@ mod crash_tests;
 mod disk;
 mod evict;
 pub mod fill;
+pub mod flight;
 mod index;
 mod io;
 mod live;
@@ -40,7 +41,7 @@ use smallvec::SmallVec;
 
 use self::{
     disk::{Disk, Loaded, Record},
-    fill::Flights,
+    flight::Flights,
     index::{Index, KeyHash, Packed, Variant, Variants},
     live::Live,
     memory::{Entry, Memory},
@@ -54,7 +55,8 @@ use crate::{
 
 pub use self::{
     body::{Body, BodyError},
-    fill::{FillError, Filler, Join, Keep, Lease, Outcome, RangeLease, SMALL_BYTES_MAX, Waiter},
+    fill::{FillError, Filler, Keep, RangeLease, SMALL_BYTES_MAX},
+    flight::{Join, Lease, Outcome, Waiter},
     index::VARIANTS_MAX,
     live::{BLOCK_BYTES, CHUNK_BYTES},
     object::{Object, Span},

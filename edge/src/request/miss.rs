@@ -16,7 +16,8 @@ use super::{Answer, Body, Exchange, Refusal, deliver, forward::Forwarding, now, 
 use crate::{
     cache::{
         Candidates, Found, Object, Span,
-        fill::{self, Join, Keep, Lease, Outcome as Waited},
+        fill::{self, Keep},
+        flight::{Join, Lease, Outcome as Waited},
     },
     origin::{FetchBody, FetchError, SendBody},
     policy::{
