@@ -7,6 +7,9 @@
 //!
 //! It does not know objects, only their ticks, keys and tags. Invariant: a record is forgotten only
 //! after everything it covers has been removed from the durable index.
+//!
+//! Long, because table and journal are one thing: the journal's lines are the table's changes, and neither is
+//! understood without the other. A quarter of it is tests.
 
 use std::{
     collections::{BTreeSet, HashMap},

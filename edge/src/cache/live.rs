@@ -6,6 +6,8 @@
 //!
 //! Memory per fill is fixed: what is on disk leaves through the memory tier, a small object is bounded by its
 //! size, and where nothing can be stored a window of [`WINDOW_BYTES`] moves with the slowest reader.
+//!
+//! Long, because readers, fills and gaps meet under that one lock and share its invariants.
 
 use std::{
     collections::HashMap,

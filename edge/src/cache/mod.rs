@@ -7,6 +7,8 @@
 //! [`Join::Lead`] → origin → [`Lease::start`] → a spawned [`fill::drive`] feeds the [`Filler`]; the leader's
 //! own client and all who wait read the same [`Object`] through [`Object::body`], each at its own pace.
 //!
+//! Long, because it is where the parts meet: what enters and leaves the index does so here only.
+//!
 //! Invariants: no byte is served that its origin did not send for that object (lengths and checksums
 //! hold); a fetch begun before a purge is never found after it; memory and disk stay within bounds.
 

@@ -7,13 +7,13 @@
 //!                       └→ Pass (fetch, judge) ─────────┘
 //! ```
 //!
-//! [`gate`] is Recv and Gate; this file looks up and chooses; [`miss`], [`partial`] and [`pass`] ask the
-//! origin;
-//! [`deliver`] makes the head. What may be decided about HTTP is decided by `policy`, what is kept is
+//! [`gate`] is Recv and Gate; this file looks up and chooses; [`miss`], [`partial`] and [`pass`] ask
+//! the origin; [`deliver`] makes the head. What may be decided about HTTP is decided by `policy`, what is kept is
 //! kept by `cache`; here only the order of things lives. Errors are [`Refusal`]s all the way and become
 //! statuses in [`refusal`].
 //!
-//! Not passed on: 1xx responses (hyper's server can't send them, its client drops them) and trailers.
+//! Not passed on: 1xx responses, `103 Early Hints` among them (hyper's client can tell of them, its server
+//! sends none but 100), and trailers, which a recipient may discard (RFC 9110 section 6.5.1).
 //! `100 Continue` is sent to the client when the origin connection first wants the body.
 
 pub mod body;
