@@ -25,6 +25,7 @@ use crate::{
     answer::{Identity, Limits, TailoredService, cookie::CookieKeys},
     clock,
     health::{exec::ExecPolicy, peers, plan::Plan},
+    rrl::{Rrl, RrlConfig},
     steering::{self, Steering},
     transport::{stats::Stats, tcp},
     view::Base,
@@ -114,8 +115,7 @@ impl Stage {
             identity: identity(config, node),
             limits: limits(),
             cookies: self.cookies.clone(),
-            // The fleet file has no key for it yet, and no limit fits both a lone resolver and a farm.
-            rrl: None,
+            rrl: rate_limit(config, node),
         };
         Ok(Staged { base: Arc::new(base), plan, certificate, also_read, warnings })
     }
@@ -211,6 +211,12 @@ fn bindings(config: &Config, zone: &ZoneConfig, origin: &Name) -> Result<Binding
     }
     Ok(bindings)
 }
+/// Off unless asked for: no limit fits both a lone resolver and a farm. A reload starts with full buckets.
+fn rate_limit(config: &Config, node: &str) -> Option<Rrl> {
+    let per_second = config.dns.get(node)?.rate_limit?;
+    Some(Rrl::new(RrlConfig { per_second, ..RrlConfig::default() }, fastrand::u64(..)))
+}
+
 /// The certificate of the encrypted listeners; `None`: there are none.
 fn certificate(config: &Config, node: &str) -> Result<Option<Arc<CertifiedKey>>, CertificateError> {
     let encrypted = config.dns.get(node).and_then(|node| node.encrypted.as_ref());

@@ -130,6 +130,8 @@ pub struct DnsNode {
     pub id: Option<String>,
     /// What `version.bind` says; `None`: it is refused.
     pub version: Option<String>,
+    /// Answers of one kind to one client network per second over UDP, at most 1000; `None`: no limit.
+    pub rate_limit: Option<u16>,
     /// Control listener.
     pub control: Option<SocketAddr>,
     /// Separate plain listener for `/metrics` only.

@@ -22,6 +22,8 @@ const BIAS_KM_MAX: f64 = 20_038.0;
 const SAID_BYTES_MAX: usize = 63;
 /// More workers than any machine this runs on has cores.
 const WORKERS_MAX: i64 = 256;
+/// Beyond it a limit limits nobody.
+const RATE_LIMIT_MAX: i64 = 1000;
 const MIB: u64 = 1 << 20;
 /// Default memory tier: a quarter of the smallest machine this is meant for (1 GB).
 const MEMORY_DEFAULT: u64 = 256 * MIB;
@@ -203,6 +205,9 @@ pub(super) fn dns(top: &Section<'_>) -> BTreeMap<Id, DnsNode> {
             encrypted: encrypted(&section),
             id: said(&section, "id").unwrap_or_else(|| Some(name.clone())),
             version: said(&section, "version").flatten(),
+            rate_limit: section
+                .integer("rate_limit", 1, RATE_LIMIT_MAX)
+                .and_then(|rate| u16::try_from(rate).ok()),
             control: section.parse("control", SOCKET),
             metrics: section.parse("metrics", SOCKET),
             workers: workers(&section),

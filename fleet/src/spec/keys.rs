@@ -21,7 +21,8 @@ pub(crate) const POP: &[&str] = &[
     "disk",
     "workers",
 ];
-pub(crate) const DNS: &[&str] = &["listen", "encrypted", "id", "version", "control", "metrics", "workers"];
+pub(crate) const DNS: &[&str] =
+    &["listen", "encrypted", "id", "version", "rate_limit", "control", "metrics", "workers"];
 pub(crate) const ENCRYPTED: &[&str] = &["tls", "https", "quic", "certificate", "key"];
 pub(crate) const CHECK: &[&str] = &[
     "type", "port", "host", "path", "status", "body", "verify", "ca", "command", "family", "interval",
