@@ -316,7 +316,10 @@ fn checked(at: &HomeArgs) -> ExitCode {
         eprintln!("{mistake}");
     }
     if !checked.mistakes.is_empty() {
-        eprintln!("{} mistakes", checked.mistakes.len());
+        match checked.mistakes.len() {
+            1 => eprintln!("1 mistake"),
+            count => eprintln!("{count} mistakes"),
+        }
         return args::failed();
     }
     if let Some(config) = checked.loaded.map(|loaded| loaded.config) {

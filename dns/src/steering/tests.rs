@@ -1,4 +1,6 @@
 //! Steering as a whole: against brute force, behind a caching resolver, and under failing health.
+//!
+//! Long, because every test asks the same small fleet of the functions at the top.
 
 use std::{
     collections::{BTreeMap, HashMap},

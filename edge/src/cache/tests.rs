@@ -1,4 +1,6 @@
 //! The store as a whole: fills and their readers, purges, restarts, bounds.
+//!
+//! Long, because every test drives a store through the same few functions at the top.
 
 use std::{collections::HashMap, time::Duration};
 

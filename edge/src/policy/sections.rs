@@ -2,7 +2,8 @@
 //! [`super::sim`].
 //!
 //! Each script is a history: it starts with an empty cache and a true clock. Where several spellings
-//! mean the same, one script runs for each of them.
+//! mean the same, one script runs for each of them. Long, because in one file it reads like the RFCs do:
+//! section after section.
 
 use std::time::Duration;
 
