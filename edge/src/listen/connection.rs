@@ -303,7 +303,7 @@ fn respond(
     let last = nth >= limits::REQUESTS_MAX;
     async move {
         let version = request.version();
-        let mut response = request::handle(&front.edge, &client, request).await?;
+        let mut response = request::handle(&front.edge, &client, request.map(Into::into)).await?;
         // h2 says it with GOAWAY, which `retire` and the drain make hyper send.
         if version < Version::HTTP_2 && (last || front.draining.is_cancelled()) {
             let close = http::HeaderValue::from_static("close");

@@ -22,6 +22,7 @@ use super::{
     error::{FetchError, SendError},
     pool::Lease,
 };
+use crate::request::incoming;
 
 /// A timer that is only armed while something is awaited, so that a body that never waits costs no
 /// timer at all.
@@ -64,7 +65,7 @@ pub enum SendBody {
 impl SendBody {
     /// Wraps a client's body. More than `bytes_max` bytes or a pause of `stall` is an error that
     /// also aborts the request to the origin, so that it never sees a shorter body as complete.
-    pub fn client(incoming: Incoming, bytes_max: u64, stall: Duration) -> Self {
+    pub fn client(incoming: incoming::Incoming, bytes_max: u64, stall: Duration) -> Self {
         if incoming.is_end_stream() {
             return SendBody::Empty;
         }
@@ -93,7 +94,7 @@ impl SendBody {
 
 /// A client's body with its limits.
 pub struct ClientBody {
-    incoming: Incoming,
+    incoming: incoming::Incoming,
     left: u64,
     bytes_max: u64,
     stall: Stall,
@@ -109,7 +110,7 @@ impl ClientBody {
         self.stall.calm();
         Poll::Ready(match frame {
             None => None,
-            Some(Err(error)) => Some(Err(SendError::Client(Arc::new(error)))),
+            Some(Err(error)) => Some(Err(SendError::Client(error))),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     let bytes = data.len() as u64;

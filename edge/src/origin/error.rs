@@ -7,6 +7,8 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
+use crate::request::incoming::IncomingError;
+
 /// One failed attempt to get an answer, or the rest of one, from an origin. Cheap to clone: every
 /// client that waited for the same fetch is told the same cause.
 #[derive(Clone, Debug, Error)]
@@ -112,7 +114,7 @@ impl FetchError {
 pub enum SendError {
     /// The client's connection or its framing broke.
     #[error("{0}")]
-    Client(Arc<hyper::Error>),
+    Client(IncomingError),
     /// More bytes than a request may have.
     #[error("longer than {0} bytes")]
     TooLarge(u64),

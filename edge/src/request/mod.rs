@@ -20,6 +20,7 @@ pub mod body;
 pub mod deliver;
 pub mod forward;
 pub mod gate;
+pub mod incoming;
 pub mod log;
 pub mod miss;
 pub mod partial;
@@ -40,10 +41,10 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
 
-pub use self::{body::Body, gate::HEALTH_PATH, refusal::Refusal};
+pub use self::{body::Body, gate::HEALTH_PATH, incoming::Incoming, refusal::Refusal};
 use self::{gate::Gated, log::Access, miss::Need};
 use crate::{
     cache::{Cache, Candidates},

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 
 use super::{
-    Answer, Body, Exchange, Refusal, deliver,
+    Answer, Body, Exchange, Incoming, Refusal, deliver,
     miss::{self, Times},
     now, tunnel,
 };
