@@ -198,5 +198,7 @@ fn copy_of(request: &Request<SendBody>) -> Request<SendBody> {
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();
+    // Whoever listens for interim answers goes on listening.
+    *copy.extensions_mut() = request.extensions().clone();
     copy
 }

@@ -138,6 +138,41 @@ pub fn downstream(origin: &HeaderMap, request_time: Timestamp, response_time: Ti
     headers
 }
 
+/// The fields of an interim response for the client: nothing of the connection, nothing that frames content,
+/// which it has none of (RFC 9110 §15.2).
+pub fn interim(origin: &HeaderMap) -> HeaderMap {
+    let mut headers = end_to_end(origin);
+    headers.remove(header::CONTENT_LENGTH);
+    headers
+}
+
+/// The trailer fields that go on to the client: those that a recipient could take for something that belongs into
+/// the head (framing, routing, conditions, authentication, how to process the content) do not
+/// (RFC 9110 §6.5.1).
+pub fn trailers(origin: &HeaderMap) -> HeaderMap {
+    const OF_THE_HEAD: [HeaderName; 14] = [
+        header::CONTENT_LENGTH,
+        header::CONTENT_ENCODING,
+        header::CONTENT_TYPE,
+        header::CONTENT_RANGE,
+        header::HOST,
+        header::CACHE_CONTROL,
+        CDN_CACHE_CONTROL,
+        header::EXPIRES,
+        header::AGE,
+        header::DATE,
+        header::VARY,
+        header::LOCATION,
+        header::SET_COOKIE,
+        header::WWW_AUTHENTICATE,
+    ];
+    let mut headers = end_to_end(origin);
+    for name in &OF_THE_HEAD {
+        headers.remove(name);
+    }
+    headers
+}
+
 /// The fields of an answer from the store with its stored status.
 ///
 /// `Content-Length` is not among them for a stored part: the body's sender knows it.
@@ -262,6 +297,20 @@ mod tests {
         assert_eq!(sent[header::IF_NONE_MATCH], "\"ours\"");
         let sent = upstream(&client, &HeaderMap::new(), Range::AsAsked);
         assert_eq!(names(&sent), ["accept", "if-range", "range", "via"]);
+    }
+
+    #[test]
+    fn trailers_and_interim_fields_frame_nothing() {
+        let sent = fields(&[
+            ("content-length", "1"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "x-one"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+        ]);
+        assert_eq!(names(&trailers(&sent)), ["x-two"]);
+        assert_eq!(names(&interim(&sent)), ["x-two"]);
+        assert!(trailers(&fields(&[("cache-control", "max-age=1"), ("set-cookie", "a=1")])).is_empty());
     }
 
     #[test]

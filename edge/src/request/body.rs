@@ -15,6 +15,7 @@ use crate::{
     cache,
     listen::connection::InFlight,
     origin::{FetchBody, FetchError},
+    policy::headers,
     stats::SiteStats,
 };
 
@@ -145,13 +146,17 @@ impl http_body::Body for Body {
             }),
         };
         match polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                // RFC 9110 section 6.5.1: a recipient that does not know a trailer field's semantics
-                // may drop it, and h1 clients have not asked for any (TE is not passed on).
-                let data = frame.into_data().unwrap_or_default();
-                body.sent_bytes += data.len() as u64;
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(match frame.into_data() {
+                Ok(data) => {
+                    body.sent_bytes += data.len() as u64;
+                    Frame::data(data)
+                }
+                // Whether the client wants them is the connection's to know (RFC 9110 section 6.5.1).
+                Err(frame) => match frame.into_trailers() {
+                    Ok(trailers) => Frame::trailers(headers::trailers(&trailers)),
+                    Err(_unknown) => Frame::data(Bytes::new()),
+                },
+            }))),
             other => other,
         }
     }

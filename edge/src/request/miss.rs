@@ -12,7 +12,9 @@ use std::{
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body_util::Full;
 
-use super::{Answer, Body, Exchange, Refusal, deliver, forward::Forwarding, now, partial};
+use super::{
+    Answer, Body, Exchange, Refusal, deliver, forward::Forwarding, interim::InterimSink, now, partial,
+};
 use crate::{
     cache::{
         Candidates, Found, Object, Span,
@@ -526,15 +528,17 @@ impl Asking {
         if let Some(chunks) = &self.chunks {
             fields.insert(header::RANGE, partial::range_value(chunks));
         }
-        ask(exchange, fields, SendBody::Empty).await
+        let interim = exchange.interim.as_ref().filter(|_| self.keep != Keep::Always);
+        ask(exchange, fields, SendBody::Empty, interim).await
     }
 }
 
-/// Sends a request for this exchange, and counts it.
+/// Sends a request for this exchange, and counts it. Interim answers go to `interim`.
 pub(super) async fn ask(
     exchange: &Exchange,
     fields: HeaderMap,
     body: SendBody,
+    interim: Option<&InterimSink>,
 ) -> (Result<Response<FetchBody>, FetchError>, Times) {
     let request_time = now();
     let stats = exchange.site.stats.here();
@@ -546,7 +550,12 @@ pub(super) async fn ask(
         method: &exchange.method,
     };
     let result = match forwarding.request(fields, body) {
-        Ok(request) => {
+        Ok(mut request) => {
+            if let Some(sink) = interim.cloned() {
+                hyper::ext::on_informational(&mut request, move |early| {
+                    sink.put(early.status(), early.headers());
+                });
+            }
             stats.origin_fetches.fetch_add(1, Relaxed);
             exchange.site.origin.fetch(request).await
         }

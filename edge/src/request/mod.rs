@@ -12,15 +12,16 @@
 //! kept by `cache`; here only the order of things lives. Errors are [`Refusal`]s all the way and become
 //! statuses in [`refusal`].
 //!
-//! Not passed on: 1xx responses, `103 Early Hints` among them (hyper's client can tell of them, its server
-//! sends none but 100), and trailers, which a recipient may discard (RFC 9110 section 6.5.1).
-//! `100 Continue` is sent to the client when the origin connection first wants the body.
+//! Interim responses go to the client whose request caused them, where its front end can send them ([`interim`]).
+//! `100 Continue` is sent to the client when the origin connection first wants the body. Trailers are passed on with
+//! content that is not stored, and not kept with what is: a recipient may discard them (RFC 9110 section 6.5.1).
 
 pub mod body;
 pub mod deliver;
 pub mod forward;
 pub mod gate;
 pub mod incoming;
+pub mod interim;
 pub mod log;
 pub mod miss;
 pub mod partial;
@@ -45,7 +46,7 @@ use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
 
 pub use self::{body::Body, gate::HEALTH_PATH, incoming::Incoming, refusal::Refusal};
-use self::{gate::Gated, log::Access, miss::Need};
+use self::{gate::Gated, interim::InterimSink, log::Access, miss::Need};
 use crate::{
     cache::{Cache, Candidates},
     listen::connection::Client,
@@ -148,6 +149,7 @@ pub struct Exchange {
     key: CacheKey,
     method: Method,
     headers: HeaderMap,
+    interim: Option<InterimSink>,
 }
 
 impl Exchange {
@@ -164,7 +166,16 @@ impl Exchange {
             headers.insert(header::HOST, host);
         }
         let client = Client::ourselves(scheme);
-        Arc::new(Exchange { edge: edge.clone(), client, site, target, key, method: Method::GET, headers })
+        Arc::new(Exchange {
+            edge: edge.clone(),
+            client,
+            site,
+            target,
+            key,
+            method: Method::GET,
+            headers,
+            interim: None,
+        })
     }
 
     /// Whether the store has it now.
@@ -240,6 +251,7 @@ pub async fn handle(
     let target = Target::new(&host, parts.uri.path(), parts.uri.query(), &site.rules.query);
     let key = CacheKey::new(&site.name, None, &target);
     let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let interim = parts.extensions.remove::<InterimSink>();
     let exchange = Arc::new(Exchange {
         edge: edge.clone(),
         client: client.clone(),
@@ -248,6 +260,7 @@ pub async fn handle(
         key,
         method: parts.method,
         headers: parts.headers,
+        interim,
     });
     let answer = match lookup(&exchange, incoming, upgrade).await {
         Ok(answer) => answer,

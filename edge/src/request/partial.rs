@@ -146,7 +146,7 @@ async fn ask(exchange: &Arc<Exchange>, object: &Arc<Object>, lease: RangeLease) 
         asked.insert(header::IF_RANGE, etag.clone());
     }
     let fields = headers::upstream(&asked, &HeaderMap::new(), policy::decide::Range::AsAsked);
-    let (answer, times) = miss::ask(exchange, fields, SendBody::Empty).await;
+    let (answer, times) = miss::ask(exchange, fields, SendBody::Empty, None).await;
     let response = answer.map_err(Refusal::of_fetch)?;
     let status = response.status();
     let verdict = judge(exchange, &asked, &response, times);

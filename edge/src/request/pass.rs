@@ -31,7 +31,7 @@ pub(super) async fn pass(
     let fields = headers::upstream_pass(&exchange.headers);
     // Nobody else wants the answer: a client that leaves takes the fetch with it.
     let waiting = Waiting::new(&exchange.client);
-    let (answer, times) = miss::ask(exchange, fields, send(incoming)).await;
+    let (answer, times) = miss::ask(exchange, fields, send(incoming), exchange.interim.as_ref()).await;
     drop(waiting);
     let response = answer.map_err(Refusal::of_fetch)?;
     forget(exchange, response.status(), response.headers());
@@ -96,7 +96,7 @@ pub(super) async fn tunnel(
     let mut fields = headers::upstream_pass(&exchange.headers);
     fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(header::UPGRADE, protocol);
-    let (answer, times) = miss::ask(exchange, fields, SendBody::Empty).await;
+    let (answer, times) = miss::ask(exchange, fields, SendBody::Empty, None).await;
     let mut response = answer.map_err(Refusal::of_fetch)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(miss::passed(exchange, Forward::Bypass, response, times, None));
