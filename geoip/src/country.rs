@@ -123,9 +123,24 @@ pub(crate) const COUNTRIES: [(&[u8; 2], Continent, f32, f32); 250] = [
 
 /// Row of a country code; `None` for codes no country has (`ZZ`, `EU`, `AP`).
 pub(crate) fn country(code: [u8; 2]) -> Option<&'static (&'static [u8; 2], Continent, f32, f32)> {
-    let at = COUNTRIES.binary_search_by(|row| row.0.cmp(&code)).ok()?;
-    Some(&COUNTRIES[at])
+    let [first, second] = code.map(|letter| usize::from(letter.wrapping_sub(b'A')));
+    let at = *ROWS.get(first)?.get(second)?;
+    COUNTRIES.get(usize::from(at))
 }
+
+/// Row by both letters, [`NO_ROW`] where there is none: a city database asks a million times.
+static ROWS: [[u8; 26]; 26] = {
+    let mut rows = [[NO_ROW; 26]; 26];
+    let mut at = 0;
+    while at < COUNTRIES.len() {
+        let code = COUNTRIES[at].0;
+        rows[(code[0] - b'A') as usize][(code[1] - b'A') as usize] = at as u8;
+        at += 1;
+    }
+    rows
+};
+const NO_ROW: u8 = u8::MAX;
+const _: () = assert!(COUNTRIES.len() <= NO_ROW as usize);
 
 #[cfg(test)]
 mod tests {

@@ -14,17 +14,21 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use maxminddb::{LookupResult, MaxMindDbError, Reader, Within, WithinOptions};
+use maxminddb::{LookupResult, MaxMindDbError, Reader, WithinOptions};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use crate::{
     place::{Continent, Coordinates, Country, Place, Subdivision},
-    prefix::{Family, Prefix},
+    prefix::{Family, Prefix, addr_of, mask},
     range::Range,
     subdivision,
+    tree::{Network, Networks, Tree},
 };
+
+pub use crate::tree::TreeError;
 
 /// Largest file read, bytes. The largest city databases sold are half of it; a path to something else
 /// must not fill the memory.
@@ -40,10 +44,23 @@ const SAMPLE: usize = 256;
 /// One `.mmdb` file.
 pub struct Database {
     path: PathBuf,
-    reader: Reader<Vec<u8>>,
+    file: File,
+    reader: Reader<File>,
     schema: Schema,
     places: Places,
 }
+
+/// The bytes of a file, for the crate that reads records and for the walk over the tree.
+#[derive(Clone)]
+struct File(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for File {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+type Record<'a> = LookupResult<'a, File>;
 
 /// How records are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +122,10 @@ pub enum DatabaseCause {
         /// Keys of its first records.
         keys: Keys,
     },
-    /// A search tree that does not end.
+    /// A search tree that is none.
+    #[error("not a valid MMDB file (truncated or damaged?): {0}")]
+    Tree(#[from] TreeError),
+    /// A search tree that folds back on itself.
     #[error("lists more than {NETWORKS_MAX} networks; its search tree is damaged")]
     TooManyNetworks,
 }
@@ -145,9 +165,10 @@ impl Database {
         if bytes > FILE_BYTES_MAX {
             return Err(fail(DatabaseCause::TooLarge { bytes }));
         }
-        let reader = Reader::open_readfile(path).map_err(|e| fail(e.into()))?;
+        let file = File(Arc::new(std::fs::read(path).map_err(|e| fail(DatabaseCause::Read(e)))?));
+        let reader = Reader::from_source(file.clone()).map_err(|e| fail(e.into()))?;
         let (schema, places) = recognise(&reader).map_err(fail)?;
-        Ok(Self { path: path.to_owned(), reader, schema, places })
+        Ok(Self { path: path.to_owned(), file, reader, schema, places })
     }
 
     /// Where it was read from.
@@ -183,7 +204,7 @@ impl Database {
         if addr.is_ipv6() && self.reader.metadata().ip_version == 4 {
             return Ok(None);
         }
-        let found = (|| {
+        let found = (|| -> Result<_, MaxMindDbError> {
             let result = self.reader.lookup(addr)?;
             let network = result.network()?;
             // ::/96 is where the format keeps IPv4: what stands there is not about IPv6.
@@ -214,19 +235,20 @@ impl Database {
 
     /// Everything it has, in order.
     pub(crate) fn ranges(&self) -> Result<Ranges<'_>, DatabaseError> {
-        let options = WithinOptions::default();
-        let networks = self.reader.networks(options).map_err(|cause| self.fail(cause))?;
+        let tree = Tree::new(self.file.as_ref(), self.reader.metadata()).map_err(|e| self.fail(e))?;
         Ok(Ranges {
             database: self,
-            networks,
+            both_families: tree.has_both_families(),
+            networks: tree.networks(),
             left: NETWORKS_MAX,
             numbers: hashbrown::HashMap::default(),
             places: Vec::new(),
-            next: None,
+            chunk: Vec::with_capacity(CHUNK + 1),
+            at: 0,
         })
     }
 
-    fn fail(&self, cause: MaxMindDbError) -> DatabaseError {
+    fn fail(&self, cause: impl Into<DatabaseCause>) -> DatabaseError {
         DatabaseError { path: self.path.clone(), cause: cause.into() }
     }
 }
@@ -250,17 +272,23 @@ impl From<MaxMindDbError> for DatabaseCause {
     }
 }
 
+/// Networks taken from the tree at a time: what is done with one waits for memory, what is done with many
+/// waits for all of them at once. 256 ranges are 16 KiB.
+const CHUNK: usize = 256;
+
 /// Reads a database from its first network to its last.
 pub(crate) struct Ranges<'a> {
     database: &'a Database,
-    networks: Within<'a, Vec<u8>>,
+    networks: Networks<'a>,
+    both_families: bool,
     /// Networks that may still come.
     left: u32,
     /// Offset of a record → its number.
     numbers: hashbrown::HashMap<u32, u32, OffsetHash>,
     places: Vec<Place>,
-    /// The IPv6 half of a network that covers IPv4 as well.
-    next: Option<Range>,
+    chunk: Vec<Range>,
+    /// The next one of `chunk`.
+    at: usize,
 }
 
 impl Ranges<'_> {
@@ -270,50 +298,83 @@ impl Ranges<'_> {
     }
 
     /// The next range, if any.
+    #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<Range>, DatabaseError> {
-        if let Some(next) = self.next.take() {
-            return Ok(Some(next));
+        if self.at == self.chunk.len() {
+            self.refill().map_err(|cause| DatabaseError { path: self.database.path.clone(), cause })?;
         }
-        let Some(result) = self.networks.next() else { return Ok(None) };
-        let Some(left) = self.left.checked_sub(1) else {
-            let cause = DatabaseCause::TooManyNetworks;
-            return Err(DatabaseError { path: self.database.path.clone(), cause });
-        };
-        self.left = left;
-        result.and_then(|result| self.range(&result)).map(Some).map_err(|e| self.database.fail(e))
+        let next = self.chunk.get(self.at).copied();
+        self.at += usize::from(next.is_some());
+        Ok(next)
     }
 
-    fn range(&mut self, result: &LookupResult<'_, Vec<u8>>) -> Result<Range, MaxMindDbError> {
-        let record = self.number(result)?;
-        let network = result.network()?;
-        let range = Range::of(Prefix::containing(network.ip(), network.prefix()), record);
-        // The format keeps IPv4 below ::/96. A network around that is about both families, and
-        // is the first one.
-        if range.family == Family::V6 && range.first == 0 && network.prefix() <= 96 {
-            self.next = Some(range);
-            return Ok(Range::of(Prefix::all(Family::V4), record));
+    fn refill(&mut self) -> Result<(), DatabaseCause> {
+        self.at = 0;
+        self.chunk.clear();
+        while self.chunk.len() < CHUNK
+            && let Some(network) = self.networks.next()?
+        {
+            self.left = self.left.checked_sub(1).ok_or(DatabaseCause::TooManyNetworks)?;
+            self.push(&network);
         }
-        Ok(range)
+        for i in 0..self.chunk.len() {
+            let range = self.chunk[i];
+            let number = match self.numbers.get(&range.record) {
+                Some(&number) => number,
+                None => self.decode(&range)?,
+            };
+            self.chunk[i].record = number;
+        }
+        Ok(())
     }
 
-    fn number(&mut self, result: &LookupResult<'_, Vec<u8>>) -> Result<u32, MaxMindDbError> {
-        // The file is below 2^30 bytes, and networks without data are not listed.
-        let offset = result.offset().map_or(u32::MAX, |offset| offset as u32);
-        if let Some(&number) = self.numbers.get(&offset) {
-            return Ok(number);
+    /// Puts a network into the chunk; its record is the offset as yet.
+    fn push(&mut self, network: &Network) {
+        let &Network { key, len, offset } = network;
+        let range =
+            |family, key: u128, len: u8| Range { family, first: key, last: key | !mask(len), record: offset };
+        // The format keeps IPv4 below ::/96. A network around that is about both families, and is the
+        // first one.
+        let v4_len = if self.both_families { len.checked_sub(96) } else { Some(len) };
+        match v4_len {
+            Some(v4_len) if !self.both_families => self.chunk.push(range(Family::V4, key, v4_len)),
+            Some(v4_len) if v4_len > 0 && key >> 32 == 0 => {
+                self.chunk.push(range(Family::V4, key << 96, v4_len));
+            }
+            _ => {
+                if key == 0 {
+                    self.chunk.push(range(Family::V4, 0, 0));
+                }
+                self.chunk.push(range(Family::V6, key, len));
+            }
         }
-        let place = decode(self.database.schema, result)?.unwrap_or_default();
+    }
+
+    /// Reads a record that was not met before; gives it a number.
+    #[cold]
+    fn decode(&mut self, range: &Range) -> Result<u32, DatabaseCause> {
+        // The crate finds records by address only. An IPv4 one it finds from ::/96 on, in files for both
+        // families, and not from the root.
+        let addr = addr_of(range.family, range.first);
+        let record = self.database.reader.lookup(addr)?;
+        if record.offset() != Some(range.record as usize) {
+            return Err(TreeError::Outside.into());
+        }
+        let place = decode(self.database.schema, &record)?.unwrap_or_default();
         let number = self.places.len() as u32;
         self.places.push(place);
-        self.numbers.insert(offset, number);
+        self.numbers.insert(range.record, number);
         Ok(number)
     }
 }
 
-/// Hashes offsets into a file we hold: distinct and without a will of their own, so one multiplication
-/// and a fold do, at a third of the cost of the general hash.
+/// Hashes offsets into a file we hold. Neighbours stay neighbours: records that lie side by side are
+/// named by networks side by side, and what is in the cache for one then serves the next.
 #[derive(Clone, Copy, Default)]
 struct OffsetHash(u64);
+
+/// Records are longer than this many bits of an offset tell apart; two shorter ones only share a bucket.
+const OFFSET_SHIFT: u32 = 4;
 
 impl std::hash::BuildHasher for OffsetHash {
     type Hasher = Self;
@@ -329,8 +390,9 @@ impl std::hash::Hasher for OffsetHash {
     }
 
     fn write_u32(&mut self, offset: u32) {
-        let product = (self.0 ^ u64::from(offset)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = product ^ product >> 32;
+        // The table takes the bucket from the low bits, and the topmost to tell apart what shares one.
+        let tag = u64::from(offset).wrapping_mul(0x9e37_79b9_7f4a_7c15) & 0xfe << 56;
+        self.0 = self.0.rotate_left(32) ^ (tag | u64::from(offset >> OFFSET_SHIFT));
     }
 
     fn finish(&self) -> u64 {
@@ -339,7 +401,7 @@ impl std::hash::Hasher for OffsetHash {
 }
 
 /// Looks at the first records until one shows a schema.
-fn recognise(reader: &Reader<Vec<u8>>) -> Result<(Schema, Places), DatabaseCause> {
+fn recognise(reader: &Reader<File>) -> Result<(Schema, Places), DatabaseCause> {
     let database_type = || reader.metadata().database_type.clone();
     let mut seen = BTreeSet::new();
     let mut keys = BTreeSet::new();
@@ -428,7 +490,7 @@ impl<'de> serde::de::Visitor<'de> for ShapeVisitor {
     }
 }
 
-fn decode(schema: Schema, result: &LookupResult<'_, Vec<u8>>) -> Result<Option<Place>, MaxMindDbError> {
+fn decode(schema: Schema, result: &Record<'_>) -> Result<Option<Place>, MaxMindDbError> {
     Ok(match schema {
         Schema::Nested => result.decode::<Nested<'_>>()?.map(|record| record.place()),
         Schema::Flat => result.decode::<Flat<'_>>()?.map(|record| record.place()),

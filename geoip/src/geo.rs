@@ -305,19 +305,33 @@ impl<F: FnMut(&Spot) -> u32> Walk<'_, F> {
         let mut records = vec![NOTHING; self.cursors.len()];
         let mut at = 0;
         loop {
-            let mut last = u128::MAX;
-            for (cursor, record) in self.cursors.iter_mut().zip(&mut records) {
+            // Mostly one source changes from network to network while the others stand still: until one of
+            // those moves, only that one is asked.
+            let (mut finest, mut last, mut others) = (0, u128::MAX, u128::MAX);
+            for (i, (cursor, record)) in self.cursors.iter_mut().zip(&mut records).enumerate() {
                 let until;
                 (*record, until) = cursor.at(family, at)?;
-                last = last.min(until);
+                if until < last {
+                    (finest, last, others) = (i, until, last);
+                } else {
+                    others = others.min(until);
+                }
             }
-            let value = self.decisions.decide(&records, &self.cursors);
-            if value != nowhere {
-                cover(family, at, last, |prefix| builder.push(prefix, value));
-            }
-            match last.checked_add(1) {
-                Some(next) => at = next,
-                None => return Ok(()),
+            loop {
+                let value = self.decisions.decide(&records, &self.cursors);
+                if value != nowhere {
+                    cover(family, at, last, |prefix| builder.push(prefix, value));
+                }
+                match last.checked_add(1) {
+                    Some(next) => at = next,
+                    None => return Ok(()),
+                }
+                if at > others {
+                    break;
+                }
+                let (record, until) = self.cursors[finest].at(family, at)?;
+                records[finest] = record;
+                last = until.min(others);
             }
         }
     }

@@ -18,3 +18,4 @@ pub mod place;
 pub mod prefix;
 mod range;
 mod subdivision;
+mod tree;
