@@ -131,3 +131,17 @@ fn other_methods_are_passed_on() {
         )
     }));
 }
+
+/// RFC 9110 section 7.6.2.
+#[test]
+fn options_are_forwarded_as_often_as_they_may() {
+    Bench::with("").run(
+        "
+        OPTIONS | Max-Forwards: 0 => 204 | Allow ~ GET
+        OPTIONS | Max-Forwards: 1 -> 200 => #1 | saw Max-Forwards: 0
+        OPTIONS | Max-Forwards: 10 -> 200 => #2 | saw Max-Forwards: 9
+        OPTIONS | Max-Forwards: x -> 200 => #3
+        GET | Max-Forwards: 0 -> 200 => #4
+        ",
+    );
+}

@@ -91,3 +91,34 @@ fn parts_of_one_generation_make_a_whole() {
         ",
     );
 }
+
+/// RFC 9110 section 15.3.7.2: several ranges, of what is stored and of what is not.
+#[test]
+fn several_ranges() {
+    let body = "0123456789".repeat(40);
+    let bench = Bench::with("");
+    bench.run_all([
+        format!(
+            "GET -> 200 | Cache-Control: max-age=3600 | Content-Type: text/x | @body {body} => @body {body}\n\
+             GET | Range: bytes=0-1,200-202 => 206 | Content-Type ~ multipart/byteranges; boundary= | !Content-Range\n\
+             GET | Range: bytes=0-1,500- => 206 | @body 01 | Content-Range: bytes 0-1/400 | Content-Type: text/x\n\
+             GET | Range: bytes=500-,600- => 416 | Content-Range: bytes */400\n\
+             GET | Range: bytes=0-1, 4-5 , ,-1 => 206 | Content-Type ~ multipart/byteranges"
+        ),
+        // The chunk around the first has the others too.
+        format!(
+            "GET | Range: bytes=0-1,200-202 -> 206 | Cache-Control: max-age=3600 | ETag: \"a\" | Content-Range: bytes 0-399/400 | @body {body} \
+                 => 206 | Content-Type ~ multipart/byteranges | saw Range: bytes=0-1048575\n\
+             GET => 200 | @body {body}\n\
+             GET | Range: bytes=-2,0-0 => 206 | Content-Type ~ multipart/byteranges"
+        ),
+        // What can't be kept is asked for as the client asks for it.
+        format!(
+            "GET | Range: bytes=0-1,200-202 -> 206 | Cache-Control: max-age=3600 | ETag: W/\"a\" | Content-Range: bytes 0-399/400 | @body {body} \
+                 => 206 | saw Range: bytes=0-1,200-202 | @body {body}"
+        ),
+        "GET | Range: bytes=0-1,200-202 -> 206 | Cache-Control: max-age=3600 | Content-Type: multipart/byteranges; boundary=x | @body x => 206 | @body x | Content-Type: multipart/byteranges; boundary=x\n\
+         GET | Range: bytes=0-1,200-202 -> 200 | Cache-Control: max-age=3600 | @body 0123456789 => 206 | @body 01"
+            .to_owned(),
+    ]);
+}

@@ -230,6 +230,10 @@ fn head_and_get() {
         HEAD -> 200 | Cache-Control: max-age=3600 => 200
         GET -> 200 | Cache-Control: max-age=3600 => #2
         HEAD => 200
+
+        # even without its being fresh
+        HEAD -> 200 | Cache-Control: max-age=3600, stale-if-error=1000 | Content-Length: 10 => 200
+        GET -> 502 | @close => 502
         ",
     );
 }
@@ -258,4 +262,153 @@ fn odd_answers_to_a_validation() {
         GET -> 200 => #3
         ",
     );
+}
+
+/// RFC 9110 section 9.3.2: an answer to HEAD answers other HEADs.
+#[test]
+fn answers_to_head_are_kept_for_head() {
+    Bench::with("").run(
+        "
+        HEAD -> 200 | Cache-Control: max-age=3600 | X-A: 1 | Content-Length: 10 | ETag: \"a\" => 200 | X-A: 1 | Content-Length: 10 | !Age
+        HEAD => 200 | X-A: 1 | Content-Length: 10 | Age
+        HEAD | If-None-Match: \"a\" => 304 | !Content-Length
+        HEAD | Range: bytes=0-1 => 200 | Content-Length: 10 | !Content-Range
+
+        HEAD -> 404 | Cache-Control: max-age=3600 => 404
+        HEAD => 404
+
+        HEAD -> 200 | Last-Modified: {now-360000} => 200
+        HEAD => 200
+
+        HEAD -> 200 | Cache-Control: no-store => 200
+        HEAD -> 200 => 200
+
+        HEAD | Cache-Control: no-store -> 200 | Cache-Control: max-age=3600 => 200
+        HEAD -> 200 => 200
+
+        HEAD | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | X-A: 1 => 200
+        HEAD | Foo: 2 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | X-A: 2 => 200
+        HEAD | Foo: 1 => 200 | X-A: 1
+        HEAD | Foo: 2 => 200 | X-A: 2
+
+        # a stale one is asked for anew; what comes takes its place
+        HEAD -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | X-A: 1 => 200
+        HEAD -> 200 | Cache-Control: max-age=3600 | ETag: \"b\" | X-A: 2 => 200 | X-A: 2 | saw !If-None-Match
+        HEAD => 200 | X-A: 2
+
+        HEAD -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | X-A: 1 => 200
+        HEAD -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" | X-B: 2 => 200 | X-A: 1 | X-B: 2
+        HEAD => 200 | X-A: 1 | X-B: 2
+
+        # a GET brings the content, and then answers both
+        HEAD -> 200 | Cache-Control: max-age=3600 | X-A: 1 => 200
+        GET -> 200 | Cache-Control: max-age=3600 | X-A: 2 => #2
+        HEAD => 200 | X-A: 2
+        GET => #2
+
+        # an unsafe method makes it untrue
+        HEAD -> 200 | Cache-Control: max-age=3600 => 200
+        POST -> 200 => 200
+        HEAD -> 200 => 200
+
+        # an error says nothing of a stored answer to GET
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        HEAD -> 404 | Cache-Control: max-age=3600 => 404
+        GET -> 304 | Cache-Control: max-age=3600 => 200 | #1 | saw If-None-Match: \"a\"
+        ",
+    );
+}
+
+/// RFC 9110 section 13.1: conditions in odd spellings.
+#[test]
+fn odd_conditions() {
+    let matching = [
+        "*",
+        "\"a\"",
+        "W/\"a\"",
+        "\"b\", \"a\"",
+        "\"b\",\"a\"",
+        " \"a\" ,",
+        ",,\"a\"",
+        "\"b, c\" , \"a\"",
+        "\"\",\"a\"",
+    ];
+    let other = ["a", "\"A\"", "\"a", "a\"", "'a'", "w/\"a\"", "\"a \"", "\"*\"", "", "\"aa\""];
+    let bench = Bench::with("");
+    let store = "GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" | Last-Modified: {now-1000} => #1";
+    bench.run_all(matching.map(|tags| format!("{store}\nGET | If-None-Match: {tags} => 304")));
+    bench.run_all(other.map(|tags| {
+        format!("{store}\nGET | If-None-Match: {tags} => #1\nGET | If-None-Match: {tags} | If-Modified-Since: {{now}} => #1")
+    }));
+    // Read as dates are, or not at all.
+    let dates = [
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "sun, 06 nov 1994 08:49:37 gmt",
+        "Thu, 18 Aug 2050 02:01:18 GMT",
+    ];
+    let odd = [
+        "0",
+        "Sun, 06 Nov 1994 08:49:37",
+        "Sun, 06 Nov 1994 08:49:37 EST",
+        "784111777",
+        "Sun, 06 Nov 1994 08:49:37 GMT; length=5",
+        "Sun, 06 Nov 1994 08:49:37 GMT | If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT",
+    ];
+    let store =
+        "GET -> 200 | Cache-Control: max-age=3600 | Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT => #1";
+    bench.run_all(dates.map(|date| format!("{store}\nGET | If-Modified-Since: {date} => 304")));
+    bench.run_all(odd.map(|date| format!("{store}\nGET | If-Modified-Since: {date} => #1")));
+    // An entity tag that is none is compared as it is, and proves nothing about bytes.
+    bench.run(
+        "
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: a | @body 0123 => @body 0123
+        GET | If-None-Match: a => 304
+        GET | Range: bytes=0-1 | If-Range: a => @body 0123
+
+        # one second earlier than what is stored
+        GET -> 200 | Cache-Control: max-age=3600 | Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT => #1
+        GET | If-Modified-Since: Sun, 06 Nov 1994 08:49:36 GMT => #1
+
+        # not a cache's to judge
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" => #1
+        GET | If-Match: \"b\" -> 412 => 412 | saw If-Match: \"b\"
+        GET | If-Unmodified-Since: {now-5000} -> 412 => 412 | saw If-Unmodified-Since
+        GET => #1
+        ",
+    );
+}
+
+/// RFC 9111 section 3.2: fields about the content are updated too, the length is not.
+#[test]
+fn a_304_updates_fields_about_the_content() {
+    let fields = [
+        "Content-Type: text/b",
+        "Content-Encoding: b",
+        "Content-Language: b",
+        "Content-Location: /b",
+        "ETag: \"a\"",
+        "Vary: B",
+        "Content-Disposition: b",
+        "Link: b",
+        "Server: b",
+        "Clear-Site-Data: \"b\"",
+        "Content-Security-Policy: b",
+        "Expires: {now+5000}",
+    ];
+    Bench::with("").run_all(fields.map(|field| {
+        let name = field.split(':').next().unwrap();
+        let before = match name {
+            "ETag" | "Vary" | "Expires" => "X-Y: z".to_owned(),
+            name => format!("{name}: a"),
+        };
+        let field = if name == "Expires" { "Expires ~ GMT" } else { field };
+        let sent = if name == "Expires" { "Expires: {now+5000}" } else { field };
+        format!(
+            "GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | {before} => #1\n\
+             GET -> 304 | Cache-Control: max-age=3600 | {sent} => 200 | #1 | {field}\n\
+             GET => #1 | {field}"
+        )
+    }));
 }

@@ -64,6 +64,20 @@ fn variants() {
     );
 }
 
+/// RFC 9111 section 4.1: a default response that forgets to say what it varies by.
+#[test]
+fn a_default_without_vary_comes_second() {
+    Bench::with("").run(
+        "
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | Date: {now-50} => #1
+        GET | Foo: 2 -> 200 | Cache-Control: max-age=3600 => #2
+        GET | Foo: 1 => #1
+        GET | Foo: 3 => #2
+        GET => #2
+        ",
+    );
+}
+
 #[test]
 fn the_star_matches_nothing() {
     let stars = [

@@ -66,6 +66,7 @@ pub fn write_head(out: &mut Vec<u8>, key: &CacheKey, meta: &Meta) {
             out.put_u64_le(*last);
             put_option(out, *complete_length, |out, length| out.put_u64_le(length));
         }
+        Content::HeadOnly => out.put_u8(2),
     }
 }
 
@@ -220,6 +221,7 @@ impl Input {
                 let complete_length = if self.flag(part)? { Some(self.u64(part)?) } else { None };
                 Ok(Content::Part { first, last, complete_length })
             }
+            2 => Ok(Content::HeadOnly),
             _ => Err(Malformed(part)),
         }
     }

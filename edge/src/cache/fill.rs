@@ -64,6 +64,9 @@ impl Extent {
     pub(super) fn of(meta: &Meta) -> Extent {
         match meta.content {
             policy::Content::Whole { length } => Extent { length, start: 0, end: length, is_storable: true },
+            policy::Content::HeadOnly => {
+                Extent { length: Some(0), start: 0, end: Some(0), is_storable: true }
+            }
             // Kept as what it is: its first byte is byte 0 of the content. Large ones are worth whole chunks
             // only: see [`Lease::start_part`].
             policy::Content::Part { first, last, .. } => {
@@ -82,6 +85,7 @@ impl Extent {
         let length = match meta.content {
             policy::Content::Whole { length } => length,
             policy::Content::Part { complete_length, .. } => complete_length,
+            policy::Content::HeadOnly => None,
         };
         let whole_chunks = span.start.is_multiple_of(CHUNK_BYTES)
             && (span.end.is_multiple_of(CHUNK_BYTES) || Some(span.end) == length);

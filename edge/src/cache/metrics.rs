@@ -76,6 +76,8 @@ metrics! {
     Gauge disk_bytes,
     /// Keys in the index.
     Gauge keys,
+    /// Fetches under way, from the question until the last byte is stored.
+    Gauge fetches,
     /// Fills begun.
     Counter fills,
     /// Fills that ended without committing.

@@ -328,7 +328,7 @@ impl Cache {
             let meta = object.meta();
             let length = match meta.content {
                 policy::Content::Part { complete_length, .. } => complete_length,
-                policy::Content::Whole { .. } => object.length(),
+                policy::Content::Whole { .. } | policy::Content::HeadOnly => object.length(),
             };
             let bytes = object.bytes_held();
             Presence {
@@ -339,7 +339,9 @@ impl Cache {
                 fresh_until: found.stale_since.map_or(meta.fresh_until(), |at| at.min(meta.fresh_until())),
             }
         };
-        found.iter().map(of).max_by_key(|presence| presence.bytes)
+        let with_content =
+            found.iter().filter(|found| found.object.meta().content != policy::Content::HeadOnly);
+        with_content.map(of).max_by_key(|presence| presence.bytes)
     }
 
     /// Removes what is stored under `key`, and refuses fetches begun before: an unsafe method made it untrue
@@ -460,11 +462,13 @@ impl Cache {
         let mut fetches = self.fetches.lock();
         let tick = self.purges.next_tick();
         *fetches.entry(tick).or_default() += 1;
+        self.metrics.fetches.one();
         tick
     }
 
     fn begin_fetch_at(&self, tick: u64) -> u64 {
         *self.fetches.lock().entry(tick).or_default() += 1;
+        self.metrics.fetches.one();
         tick
     }
 
@@ -472,6 +476,7 @@ impl Cache {
         let mut fetches = self.fetches.lock();
         if let Some(count) = fetches.get_mut(&tick) {
             *count -= 1;
+            self.metrics.fetches.sub(1);
             if *count == 0 {
                 fetches.remove(&tick);
             }

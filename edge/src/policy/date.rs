@@ -1,7 +1,7 @@
 //! HTTP-dates (RFC 9110 §5.6.7): three forms in, one form out.
 //!
-//! Read as RFC 9111 §4.2 asks of caches: names without regard to case, `UTC` as good as `GMT`, any
-//! other zone invalid. Nothing else is forgiven: an expiry that has to be guessed is no
+//! Read as RFC 9111 §4.2 asks of caches: names without regard to case, any zone other than `GMT`
+//! invalid. Nothing else is forgiven: an expiry that has to be guessed is no
 //! expiry. The name of the day is checked to be one, not to be the right one.
 
 use std::{
@@ -30,13 +30,13 @@ pub fn parse(value: &[u8], now: Timestamp) -> Option<i64> {
             instant(digits(year, 4)?, month_of(month)?, digits(day, 1)?, clock)
         }
         [name, day, month, year, clock, zone] => {
-            if !short_day(name.strip_suffix(',')?) || !is_universal(zone) {
+            if !short_day(name.strip_suffix(',')?) || zone != "gmt" {
                 return None;
             }
             instant(digits(year, 4)?, month_of(month)?, digits(day, 2)?, clock)
         }
         [name, date, clock, zone] => {
-            if !DAYS.contains(&name.strip_suffix(',')?) || !is_universal(zone) {
+            if !DAYS.contains(&name.strip_suffix(',')?) || zone != "gmt" {
                 return None;
             }
             let mut date = date.split('-');
@@ -64,10 +64,6 @@ pub fn format(secs: u64) -> HeaderValue {
 
 fn short_day(name: &str) -> bool {
     DAYS.iter().any(|day| day.get(..3) == Some(name))
-}
-
-fn is_universal(zone: &str) -> bool {
-    matches!(zone, "gmt" | "utc")
 }
 
 fn month_of(name: &str) -> Option<i64> {
@@ -135,7 +131,7 @@ mod tests {
         for text in [
             "Sun, 06 Nov 1994 08:49:37 GMT",
             "sun, 06 nov 1994 08:49:37 gmt",
-            "SUN, 06 NOV 1994 08:49:37 UTC",
+            "SUN, 06 NOV 1994 08:49:37 GMT",
             "Sunday, 06-Nov-94 08:49:37 GMT",
             "Sun Nov  6 08:49:37 1994",
             "Sun Nov 06 08:49:37 1994",
@@ -154,6 +150,8 @@ mod tests {
             "784111777",
             "Sun, 06 Nov 1994 08:49:37",
             "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Nov 1994 08:49:37 UTC",
+            "Sunday, 06-Nov-94 08:49:37 UTC",
             "Sun, 06 Nov 1994 08:49:37 +0000",
             "Sun, 6 Nov 1994 08:49:37 GMT",
             "Sun, 06 Nov 1994 8:49:37 GMT",

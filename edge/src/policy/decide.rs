@@ -281,13 +281,22 @@ pub fn plan(request: &Request<'_>, candidates: &[Candidate<'_>], now: Timestamp)
     }
 }
 
-/// The most recent of the stored responses that answer this request (RFC 9111 §4).
+/// The most recent of the stored responses that answer this request (RFC 9111 §4). Those that name what they
+/// vary by come before those that don't, which may be a default that omits it (§4.1); but a stale one never
+/// keeps a fresh one from being used.
 fn select(request: &Request<'_>, candidates: &[Candidate<'_>], now: Timestamp) -> Result<usize, Forward> {
-    let mut chosen: Option<(usize, (u64, Timestamp))> = None;
-    let mut missing = if candidates.is_empty() { Forward::UriMiss } else { Forward::VaryMiss };
+    let mut chosen: Option<(usize, (bool, u64, Timestamp))> = None;
+    let mut missing = Forward::UriMiss;
     for (index, candidate) in candidates.iter().enumerate() {
         let meta = candidate.meta;
+        // What a HEAD brought says nothing of content: to a GET it is as if it were not there.
+        if meta.content == Content::HeadOnly && *request.method != Method::HEAD {
+            continue;
+        }
         if !meta.vary.matches(request.headers) {
+            if missing == Forward::UriMiss {
+                missing = Forward::VaryMiss;
+            }
             continue;
         }
         let is_part = matches!(meta.content, Content::Part { .. });
@@ -295,7 +304,8 @@ fn select(request: &Request<'_>, candidates: &[Candidate<'_>], now: Timestamp) -
             missing = Forward::Partial;
             continue;
         }
-        let recency = (meta.date_secs, meta.response_time);
+        let is_chosen_by_fields = !meta.vary.fields.is_empty() && now < stale::stale_from(candidate);
+        let recency = (is_chosen_by_fields, meta.date_secs, meta.response_time);
         if chosen.is_none_or(|(_, latest)| recency >= latest) {
             chosen = Some((index, recency));
         }
@@ -307,13 +317,14 @@ fn without_stored(request: &Request<'_>, forward: Forward) -> Plan {
     if request.directives.only_if_cached {
         return Plan::GatewayTimeout;
     }
-    // What may not be stored is not worth waiting for; an answer to HEAD has no content to store.
-    if request.directives.no_store || *request.method == Method::HEAD {
+    // What may not be stored is not worth waiting for.
+    if request.directives.no_store {
         return Plan::Pass(forward);
     }
+    let is_head = *request.method == Method::HEAD;
     let range = if request.has_range { Range::AsAsked } else { Range::Dropped };
     let personal = request.headers.contains_key(header::AUTHORIZATION);
-    let collapse = if personal || request.has_range { Collapse::Alone } else { Collapse::Join };
+    let collapse = if personal || request.has_range || is_head { Collapse::Alone } else { Collapse::Join };
     Plan::Fetch(Fetch { forward, collapse, range })
 }
 
@@ -433,7 +444,12 @@ fn validated(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap, stored:
             validated: Validated::Remove,
             uncollapsed: Duration::ZERO,
         };
-        return Some(match revalidate::describes(asked, headers, stored) {
+        let describes = revalidate::describes(asked, headers, stored);
+        if !describes && stored.content == Content::HeadOnly {
+            // Nothing but the head was stored: the new one takes its place.
+            return None;
+        }
+        return Some(match describes {
             true => update(asked, headers, stored).unwrap_or(outdated),
             false => outdated,
         });

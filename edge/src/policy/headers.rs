@@ -58,6 +58,13 @@ const CONDITIONS: [HeaderName; 5] = [
     header::IF_RANGE,
 ];
 
+/// Fields by which frameworks let a request be another one than it says. An answer to that is nobody else's.
+const OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
+
 /// Removes the fields of one connection.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let mut nominated: Vec<HeaderName> = Vec::new();
@@ -89,12 +96,13 @@ pub fn upstream_pass(client: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// The fields of a request whose answer may be stored: the client's own conditions are gone,
+/// The fields of a request whose answer may be stored: the client's own conditions are gone, and what would make
+/// another request of it;
 /// `conditions` (of a revalidation; else empty) are in, `Range` stays only where the plan says so.
 pub fn upstream(client: &HeaderMap, conditions: &HeaderMap, range: Range) -> HeaderMap {
     let mut headers = upstream_pass(client);
     let if_range = headers.remove(header::IF_RANGE);
-    for name in &CONDITIONS {
+    for name in CONDITIONS.iter().chain(&OVERRIDES) {
         headers.remove(name);
     }
     match (range, if_range) {

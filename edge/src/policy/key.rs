@@ -6,7 +6,8 @@
 //! otherwise whoever asks first chooses what everyone gets.
 //!
 //! Normalised: percent-encoded unreserved characters are decoded, other encodings get upper case
-//! digits, dot segments are removed. `%2F` stays encoded, empty segments stay, a `%` that encodes
+//! digits, dot segments are removed; in paths, characters that no URI may hold are encoded (`\`, which
+//! some origins take for `/`, among them). `%2F` stays encoded, empty segments stay, a `%` that encodes
 //! nothing stays as it is: they mean something to origins.
 
 use std::fmt;
@@ -142,7 +143,7 @@ fn normal_host(host: &str) -> Box<str> {
 }
 
 fn normal_path(path: &str) -> Box<str> {
-    let mut path = normal_escapes(path);
+    let mut path = normal_escapes(path, |byte| !b"\"<>\\^`{|}".contains(&byte));
     if !path.starts_with('/') {
         path.insert(0, '/');
     }
@@ -153,7 +154,7 @@ fn normal_path(path: &str) -> Box<str> {
 }
 
 /// RFC 3986 §5.2.4 for an absolute path; nothing climbs above the root.
-fn without_dot_segments(path: &str) -> String {
+pub(super) fn without_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut open = false;
     for segment in path.split('/').skip(1) {
@@ -177,8 +178,8 @@ fn without_dot_segments(path: &str) -> String {
     clean
 }
 
-/// Upper case digits; unreserved characters decoded; bytes no URI may hold encoded.
-fn normal_escapes(text: &str) -> String {
+/// Upper case digits; unreserved characters decoded; what is not printable, or not `legal`, encoded.
+fn normal_escapes(text: &str, legal: impl Fn(u8) -> bool) -> String {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(bytes.len());
@@ -194,7 +195,7 @@ fn normal_escapes(text: &str) -> String {
         };
         at += if encoded { 3 } else { 1 };
         let unreserved = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-        if unreserved || (!encoded && byte.is_ascii_graphic()) {
+        if unreserved || (!encoded && byte.is_ascii_graphic() && legal(byte)) {
             out.push(char::from(byte));
         } else {
             out.push('%');
@@ -211,7 +212,7 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// The query as key and origin see it. `None`: there is none; an empty query stays empty under `Keep`.
 fn canonical_query(query: Option<&str>, keyed: &QueryKey) -> Option<Box<str>> {
-    let query = normal_escapes(query?);
+    let query = normal_escapes(query?, |_| true);
     let mut parameters: Vec<&str> = query.split('&').filter(|parameter| !parameter.is_empty()).collect();
     match keyed {
         QueryKey::Keep => return Some(query.into_boxed_str()),
@@ -267,6 +268,10 @@ mod tests {
             ("/é", "/%C3%A9"),
             ("/a b\u{0}", "/a%20b%00"),
             ("/...", "/..."),
+            ("/a\\..\\b", "/a%5C..%5Cb"),
+            ("/a%5c..%5Cb", "/a%5C..%5Cb"),
+            ("/a;b=c,d/", "/a;b=c,d/"),
+            ("/{a}|^`\"<>", "/%7Ba%7D%7C%5E%60%22%3C%3E"),
         ] {
             assert_eq!(path(written), normal, "{written}");
         }

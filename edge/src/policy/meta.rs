@@ -96,6 +96,9 @@ pub enum Content {
         /// Length of the whole; `None`: the origin said `*`.
         complete_length: Option<u64>,
     },
+    /// None of it: the answer to a HEAD, which answers others (RFC 9110 §9.3.2). Its `Content-Length` is that of the
+    /// content a GET would bring.
+    HeadOnly,
 }
 
 /// A stored response as the store offers it to [`super::plan`].

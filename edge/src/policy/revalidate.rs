@@ -105,7 +105,7 @@ pub fn merge(asked: &Asked<'_>, newer: &HeaderMap, stored: &Meta) -> Result<Meta
 /// The status to digest under: a stored part is not judged a second time as a 206.
 fn status_of_whole(stored: &Meta) -> StatusCode {
     match stored.content {
-        Content::Whole { .. } => stored.status,
+        Content::Whole { .. } | Content::HeadOnly => stored.status,
         Content::Part { .. } => StatusCode::OK,
     }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use nearside_fleet::config::{CacheRule, QueryKey, SiteCache};
 
+use super::key;
+
 /// The caching rules of one site.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
@@ -40,9 +42,20 @@ pub struct Exception {
 }
 
 impl Exception {
+    /// Whether the rule goes by the extension, and the response is a page that only was asked for by such a name:
+    /// `/account/x.css` answered with the account is how strangers' pages get into caches.
+    fn is_deceived(&self, headers: &HeaderMap) -> bool {
+        let names = &self.rule.extensions;
+        !names.is_empty() && is_page(headers) && !names.iter().any(|name| PAGES.contains(&name.as_str()))
+    }
+
     fn matches(&self, path: &str, status: StatusCode) -> bool {
         let rule = &self.rule;
-        let in_path = rule.path.as_ref().is_none_or(|start| path.starts_with(start.as_str()));
+        let in_path = rule.path.as_ref().is_none_or(|start| {
+            let path_is = |path: &str| path.starts_with(start.as_str());
+            // `/static/..%2Faccount` is the account to an origin that decodes first: it must be in both ways.
+            path_is(path) && as_decoded(path).is_none_or(|path| path_is(&path))
+        });
         let in_statuses = rule.statuses.is_empty() || rule.statuses.contains(&status.as_u16());
         let in_extensions = rule.extensions.is_empty()
             || extension(path)
@@ -63,9 +76,12 @@ impl Rules {
             })
     }
 
-    /// Lifetime in place of whatever the origin says.
-    pub fn ttl(&self, path: &str, status: StatusCode) -> Option<Duration> {
-        let mut matching = self.exceptions.iter().filter(|exception| exception.matches(path, status));
+    /// Lifetime in place of whatever the origin says in `headers`. Rules by extension don't hold for pages of HTML
+    /// under other names.
+    pub fn ttl(&self, path: &str, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+        let holds =
+            |exception: &&Exception| exception.matches(path, status) && !exception.is_deceived(headers);
+        let mut matching = self.exceptions.iter().filter(holds);
         matching.find_map(|exception| exception.rule.ttl)
     }
 
@@ -85,6 +101,25 @@ impl Rules {
             headers.remove(header::PRAGMA);
         }
     }
+}
+
+/// Extensions under which pages of HTML are expected.
+const PAGES: [&str; 6] = ["html", "htm", "xhtml", "shtml", "php", "asp"];
+
+/// Whether it is HTML by its `Content-Type`.
+fn is_page(headers: &HeaderMap) -> bool {
+    let types = headers.get_all(header::CONTENT_TYPE).iter();
+    let mut types = types.map(|value| {
+        let media = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        media.trim_ascii().to_ascii_lowercase()
+    });
+    types.any(|media| matches!(media.as_slice(), b"text/html" | b"application/xhtml+xml"))
+}
+
+/// The path as an origin sees it that takes encoded separators for separators; `None`: there are none.
+fn as_decoded(path: &str) -> Option<String> {
+    let has_separators = path.contains("%2F") || path.contains("%5C");
+    has_separators.then(|| key::without_dot_segments(&path.replace("%2F", "/").replace("%5C", "/")))
 }
 
 /// What follows the last dot of the last segment.
@@ -141,10 +176,39 @@ mod tests {
             ("/static/a.css", 404, 1),
             ("/static/a.css/b", 200, 1),
             ("/static/css", 200, 1),
+            ("/static/..%2Faccount/a.css", 200, 1),
+            ("/static/%5C..%5C..%5Caccount.css", 200, 1),
+            ("/static/b%2Fa.css", 200, 9),
             ("/a.css", 200, 1),
         ] {
-            let ttl = rules.ttl(path, StatusCode::from_u16(status).unwrap());
+            let ttl = rules.ttl(path, StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
             assert_eq!(ttl, Some(Duration::from_secs(secs)), "{path} {status}");
+        }
+    }
+
+    #[test]
+    fn a_page_is_no_style_sheet() {
+        let rule = |extension: &str| CacheRule {
+            extensions: vec![extension.into()],
+            ttl: Some(Duration::from_secs(9)),
+            ..CacheRule::default()
+        };
+        let rules =
+            Rules::from(&SiteCache { rules: vec![rule("css"), rule("html")], ..SiteCache::default() });
+        for (path, content_type, holds) in [
+            ("/account/x.css", Some("text/html; charset=utf-8"), false),
+            ("/account/x.css", Some("TEXT/HTML"), false),
+            ("/account/x.css", Some("application/xhtml+xml"), false),
+            ("/account%2Fx.css", Some("text/html"), false),
+            ("/account;x.css", Some("text/html"), false),
+            ("/x.css", Some("text/css"), true),
+            ("/x.css", None, true),
+            ("/x.html", Some("text/html"), true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.extend(content_type.map(|text| (header::CONTENT_TYPE, HeaderValue::from_static(text))));
+            let ttl = rules.ttl(path, StatusCode::OK, &headers);
+            assert_eq!(ttl.is_some(), holds, "{path} {content_type:?}");
         }
     }
 

@@ -239,10 +239,24 @@ fn section_4_1_several_fields_and_lines() {
 #[test]
 fn section_4_of_several_that_match_the_most_recent_counts() {
     run("origin 200 {cache-control: max-age=600 | vary: foo}
+         GET / {foo: 1 | bar: 1} -> body=1
+         wait 10
+         origin 200 {cache-control: max-age=600 | vary: bar}
+         GET / {foo: 2 | bar: 1} -> MISS body=2
+         GET / {foo: 1 | bar: 1} -> HIT body=2");
+}
+
+/// What says what it varies by counts before a default that does not, as long as it is fresh.
+#[test]
+fn section_4_1_a_default_without_vary_comes_second() {
+    run("origin 200 {cache-control: max-age=100 | vary: foo}
          GET / {foo: 1} -> body=1
          wait 10
          origin 200 {cache-control: max-age=600}
          GET / {foo: 2} -> MISS body=2
+         GET / {foo: 1} -> HIT body=1
+         GET / {foo: 3} -> HIT body=2
+         wait 100
          GET / {foo: 1} -> HIT body=2");
 }
 

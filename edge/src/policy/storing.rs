@@ -81,7 +81,7 @@ fn may_store(
     if asked.request.bypass {
         return Err(Refusal::RequestNoStore);
     }
-    let explicit = governing.names_expiry(origin) || asked.rules.ttl(asked.path(), status).is_some();
+    let explicit = governing.names_expiry(origin) || asked.rules.ttl(asked.path(), status, origin).is_some();
     if !method_allows(asked, status, origin, explicit) {
         return Err(Refusal::Method);
     }
@@ -131,10 +131,14 @@ pub fn forbids(governing: &Governing) -> bool {
 }
 
 /// GET; POST for later GETs where it says so with an expiry and its own target as
-/// `Content-Location` (RFC 9110 §9.3.3). HEAD has no content to keep.
+/// `Content-Location` (RFC 9110 §9.3.3); HEAD for later HEADs (§9.3.2), but never in place of a stored answer to GET.
 fn method_allows(asked: &Asked<'_>, status: StatusCode, origin: &HeaderMap, explicit: bool) -> bool {
     match *asked.request.method {
         Method::GET => true,
+        Method::HEAD => {
+            let validating = asked.validating.as_ref().map(|(candidate, _)| &candidate.meta.content);
+            validating.is_none_or(|content| *content == Content::HeadOnly)
+        }
         Method::POST => explicit && status.is_success() && is_own_location(asked.uri, origin),
         _ => false,
     }
@@ -198,7 +202,7 @@ pub fn digest(
     let vary =
         Vary::new(origin, &asked.rules.key_headers, asked.request.headers).map_err(|_| Refusal::Vary)?;
     let date_secs = freshness::date_secs(origin, response_time);
-    let lifetime = asked.rules.ttl(asked.path(), status).unwrap_or_else(|| {
+    let lifetime = asked.rules.ttl(asked.path(), status, origin).unwrap_or_else(|| {
         let default = asked.rules.default_lifetime(status);
         governing.lifetime(origin, status, default, response_time).lifetime
     });
@@ -225,6 +229,9 @@ pub fn digest(
 /// What there is of the content. A 206 is stored only as the one part it says it is, and only where
 /// a part was asked for (RFC 9111 §3.3).
 fn content(asked: &Asked<'_>, status: StatusCode, origin: &HeaderMap) -> Result<Content, Refusal> {
+    if *asked.request.method == Method::HEAD {
+        return Ok(Content::HeadOnly);
+    }
     let length = content_length(origin);
     if status != StatusCode::PARTIAL_CONTENT {
         return Ok(Content::Whole { length });

@@ -79,6 +79,9 @@ fn content(
     fields: &mut HeaderMap,
 ) -> Body {
     let meta = object.meta();
+    if meta.content == Content::HeadOnly {
+        return Body::empty();
+    }
     if let Content::Part { first, last, complete_length } = meta.content {
         // The origin's answer to this very request, or one that policy has found to hold it.
         let span = range::within_part(&exchange.headers, meta, now()).unwrap_or(Span { first, last });

@@ -9,11 +9,12 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 
-use super::Edge;
+use super::{Edge, gate};
 use crate::{listen::connection::Client, origin::SendBody, policy::Target, site::Site};
 
-/// Fields by which proxies speak of clients. Never a client's to set.
-const FORWARDING: [HeaderName; 7] = [
+/// Fields by which proxies speak of clients and of what they asked for: never a client's to set. Frameworks take
+/// some of them for the host, path or scheme to make a page from, which the cache key would not hold.
+const FORWARDING: [HeaderName; 15] = [
     header::FORWARDED,
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-proto"),
@@ -21,6 +22,14 @@ const FORWARDING: [HeaderName; 7] = [
     HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-forwarded-server"),
     HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-original-host"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-host"),
+    HeaderName::from_static("front-end-https"),
 ];
 
 /// Whether a request asks for a tunnel that is passed on. h2c is not: it would be HTTP again, past every
@@ -64,6 +73,11 @@ impl Forwarding<'_> {
         }
         // The 100 is ours to give: hyper sends it when the origin connection wants the body.
         headers.remove(header::EXPECT);
+        if *self.method == Method::OPTIONS
+            && let Some(left) = gate::max_forwards(&headers)
+        {
+            headers.insert(header::MAX_FORWARDS, left.saturating_sub(1).into());
+        }
         let host = self.site.origin.settings().host_header.as_deref().unwrap_or(self.target.host());
         headers.insert(header::HOST, HeaderValue::from_str(host)?);
         self.say_who(&mut headers)?;

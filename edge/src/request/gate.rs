@@ -55,6 +55,10 @@ pub fn receive<B>(edge: &Edge, client: &Client, request: &Request<B>) -> Result<
     if !uri.path().starts_with('/') {
         return Err(Refusal::BadTarget);
     }
+    // RFC 9110 section 7.6.2: who receives a zero is the last to be asked.
+    if *request.method() == Method::OPTIONS && max_forwards(request.headers()) == Some(0) {
+        return Ok(Gated::Answered(Box::new(options())));
+    }
     if let Some(tls) = &client.tls {
         let asked = tls.server_name.as_deref();
         if asked != Some(&*host) && !tls.served.covers(&host) {
@@ -83,6 +87,13 @@ fn gate(edge: &Edge, headers: &HeaderMap) -> Result<(), Refusal> {
         return Err(Refusal::BodyTooLarge);
     }
     Ok(())
+}
+
+/// How often a request for options may be passed on (RFC 9110 section 7.6.2); `None`: it does not say.
+pub fn max_forwards(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(header::MAX_FORWARDS)?.to_str().ok()?;
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| value.parse().unwrap_or(u64::MAX))
 }
 
 /// Whether a `CDN-Loop` value lists `name` (RFC 8586 section 2: a list of identifiers with parameters).
@@ -117,6 +128,14 @@ fn host<B>(request: &Request<B>) -> Result<Cow<'_, str>, Refusal> {
         // HTTP/1.0 may go without; we could not tell the site.
         (None, None) if request.version() == Version::HTTP_2 => Err(Refusal::BadHost),
         (None, None) => Err(Refusal::BadHost),
+    }
+}
+
+/// The port that a client names with the host it asks for; the authority counts before `Host`, as in [`host`].
+pub fn port(uri: &Uri, headers: &HeaderMap) -> Option<u16> {
+    match uri.authority() {
+        Some(authority) => authority.port_u16(),
+        None => headers.get(header::HOST)?.to_str().ok()?.rsplit_once(':')?.1.parse().ok(),
     }
 }
 

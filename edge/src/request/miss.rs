@@ -260,6 +260,14 @@ async fn lead(
             headers::hand_over_cookies(&news, answer.response.headers_mut());
             Ok(answer)
         }
+        Led::Passed(response, _)
+            if asked.is_some()
+                && response.status() == StatusCode::PARTIAL_CONTENT
+                && partial::wants_several(exchange) =>
+        {
+            drop(response);
+            Box::pin(anew(exchange, None)).await
+        }
         Led::Passed(response, times) => Ok(passed(exchange, forward, *response, times, asked)),
         Led::Stale(status, detail) => {
             let (stored, _) = stored.ok_or(Refusal::Internal("nothing-to-stand-in"))?;
@@ -452,7 +460,9 @@ impl Asking {
             Verdict::Store(meta) => {
                 let status = response.status();
                 let fields = headers::downstream(response.headers(), times.request, times.response);
-                let (filler, object) = lease.start(*meta, self.keep);
+                // A head alone has no readers to keep it going.
+                let keep = if meta.content == Content::HeadOnly { Keep::Always } else { self.keep };
+                let (filler, object) = lease.start(*meta, keep);
                 // A body of undeclared length shows only as it comes whether the site may store it.
                 let filler = filler.at_most(self.exchange.site.rules.object_bytes_max);
                 // The store owns the fill: it goes on without us, and ends when nobody reads it.

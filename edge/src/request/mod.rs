@@ -147,6 +147,8 @@ pub struct Exchange {
     site: Arc<Site>,
     target: Target,
     key: CacheKey,
+    /// The port the client named, in `Host` or `:authority`.
+    port: Option<u16>,
     method: Method,
     headers: HeaderMap,
     interim: Option<InterimSink>,
@@ -172,6 +174,7 @@ impl Exchange {
             site,
             target,
             key,
+            port: None,
             method: Method::GET,
             headers,
             interim: None,
@@ -180,7 +183,7 @@ impl Exchange {
 
     /// Whether the store has it now.
     pub(crate) async fn is_stored(&self) -> bool {
-        !self.lookup().await.is_empty()
+        self.lookup().await.iter().any(|found| found.object.meta().content != policy::Content::HeadOnly)
     }
 
     /// Answers from the store or by way of it. The body brings what is stored in with it: read it to the end.
@@ -202,12 +205,9 @@ impl Exchange {
     /// The target in absolute form, with the port the client named: `Location` and `Content-Location`
     /// are compared with it, port included (RFC 9111 section 4.4).
     fn uri(&self) -> String {
-        let line = self.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let port = line.and_then(|host| host.rsplit_once(':')).map_or("", |(_, port)| port);
-        let named = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-        let (colon, port) = if named { (":", port) } else { ("", "") };
+        let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
         let (scheme, host) = (self.client.scheme(), self.target.host());
-        format!("{scheme}://{host}{colon}{port}{}", self.target.path_and_query())
+        format!("{scheme}://{host}{port}{}", self.target.path_and_query())
     }
 
     fn policy_request(&self) -> policy::Request<'_> {
@@ -258,6 +258,7 @@ pub async fn handle(
         site,
         target,
         key,
+        port: gate::port(&parts.uri, &parts.headers),
         method: parts.method,
         headers: parts.headers,
         interim,

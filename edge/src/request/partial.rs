@@ -8,8 +8,9 @@
 //!
 //! Small parts that are not made of whole chunks are kept as what they are, and joined where they touch ([`join`]).
 //!
-//! Not done: several ranges at once, and ranges from the end, of something that is not stored at all: they are
-//! passed on as asked. A 206 to a gap does not freshen the stored head.
+//! Of several ranges at once of something that is not stored, the chunks around the first are asked for; the others are
+//! gaps of it. Not done: ranges from the end only of something that is not stored are passed on as asked, because where
+//! the end is nobody knows yet. A 206 to a gap does not freshen the stored head.
 
 use std::sync::Arc;
 
@@ -189,17 +190,23 @@ fn judge(exchange: &Exchange, asked: &HeaderMap, response: &Response<FetchBody>,
     policy::judge(&asked, response.status(), response.headers())
 }
 
-/// The chunks around the one range that a request asks for; `None`: it asks for none, for several, or from the end.
+/// The chunks around the range that a request asks for, of several around the first that has a beginning: the others are
+/// gaps of what comes. `None`: it asks for none, or from the end only.
 pub(super) fn widened(exchange: &Exchange) -> Option<Span> {
-    match range::parse(&exchange.headers)?[..] {
-        [Spec::From { first, last: None }] => {
-            Some(Span { end: u64::MAX, ..Object::chunks_around(first..first, None) })
-        }
-        [Spec::From { first, last: Some(last) }] => {
-            Some(Object::chunks_around(first..last.saturating_add(1), None))
-        }
-        _ => None,
+    let specs = range::parse(&exchange.headers)?;
+    let (first, last) = specs.iter().find_map(|spec| match spec {
+        Spec::From { first, last } => Some((*first, *last)),
+        Spec::Suffix(_) => None,
+    })?;
+    match last {
+        Some(last) => Some(Object::chunks_around(first..last.saturating_add(1), None)),
+        None => Some(Span { end: u64::MAX, ..Object::chunks_around(first..first, None) }),
     }
+}
+
+/// Whether a request asks for several ranges: chunks around one of them are no answer to it.
+pub(super) fn wants_several(exchange: &Exchange) -> bool {
+    range::parse(&exchange.headers).is_some_and(|specs| specs.len() > 1)
 }
 
 /// `Range` for whole chunks.
@@ -256,7 +263,7 @@ fn joined(older: &Meta, newer: &Meta) -> Option<range::Span> {
         Content::Part { first, last, complete_length } => {
             Some((range::Span { first, last }, complete_length))
         }
-        Content::Whole { .. } => None,
+        Content::Whole { .. } | Content::HeadOnly => None,
     };
     let ((older_span, older_length), (newer_span, newer_length)) = (span(older)?, span(newer)?);
     let joined = older_span.joined(newer_span)?;

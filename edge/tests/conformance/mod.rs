@@ -15,6 +15,7 @@
 //! speak of the request the origin got. `@body text` is a body; as an answer, `@raw text` is everything the
 //! origin sends before it closes, `@close` closes without an answer, `@short n` declares n bytes more than it
 //! sends, `@until-close` declares no length, `@chunked` frames by chunks, `@cut` leaves out the last one. `{now-60}` is an HTTP-date, `{base}` the case's path, `{host}` the authority.
+//! `@absolute http://host GET` sends the target in absolute form.
 //! Each case has a path of its own, so that cases share an edge and nothing else.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
@@ -49,6 +50,7 @@ const HOST: &str = "conformance.test";
 pub struct Bench {
     edge: Child,
     address: SocketAddr,
+    metrics: SocketAddr,
     origin: Arc<Origin>,
     cases: AtomicUsize,
     _dir: TempDir,
@@ -124,9 +126,10 @@ impl Bench {
             }
         });
         let address = TcpListener::bind((own, 0)).unwrap().local_addr().unwrap();
+        let metrics = TcpListener::bind((own, 0)).unwrap().local_addr().unwrap();
         let dir = TempDir::new().unwrap();
         let fleet = format!(
-            "version = 1\nfleet = \"conformance\"\n[pop.one]\nlocation = [50.0, 8.0]\nhttp = \"{address}\"\n\
+            "version = 1\nfleet = \"conformance\"\n[pop.one]\nlocation = [50.0, 8.0]\nhttp = \"{address}\"\nmetrics = \"{metrics}\"\n\
              workers = 1\nmemory = \"64MiB\"\n[site.www]\nhosts = \"{HOST}\"\norigin = \"http://{origin_address}\"\n\
              [site.www.cache]\n{rules}\n"
         );
@@ -140,7 +143,7 @@ impl Bench {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let bench = Bench { edge, address, origin, cases: AtomicUsize::new(0), _dir: dir };
+        let bench = Bench { edge, address, metrics, origin, cases: AtomicUsize::new(0), _dir: dir };
         let deadline = Instant::now() + PATIENCE;
         while bench.send("GET", "/.well-known/nearside/health", &[], "").map_or(0, |reply| reply.status())
             != 200
@@ -153,7 +156,18 @@ impl Bench {
 
     /// One exchange on a connection of its own; `None`: there was no answer.
     pub fn send(&self, method: &str, path: &str, fields: &[Field], body: &str) -> Option<Message> {
-        let mut stream = TcpStream::connect(self.address).ok()?;
+        self.ask(self.address, method, path, fields, body)
+    }
+
+    fn ask(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        fields: &[Field],
+        body: &str,
+    ) -> Option<Message> {
+        let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -183,6 +197,12 @@ impl Bench {
             reply.interim = interim;
             return Some(reply);
         }
+    }
+
+    fn fetches_under_way(&self) -> Option<u64> {
+        let text = self.ask(self.metrics, "GET", "/metrics", &[], "")?.body;
+        let line = text.lines().find_map(|line| line.strip_prefix("nearside_edge_cache_fetches "))?;
+        line.trim().parse::<f64>().ok().map(|count| count as u64)
     }
 
     /// Runs all cases of `scripts`, separated by empty lines, and says of all that fail what failed.
@@ -230,8 +250,13 @@ impl Bench {
             stage.seen.len()
         });
         let (target, fields, body) = parse_request(request)?;
-        let (method, suffix) = target.split_once(' ').unwrap_or((&target, ""));
-        let path = format!("{base}{suffix}");
+        let (authority, target) =
+            match target.strip_prefix("@absolute ").and_then(|rest| rest.split_once(' ')) {
+                Some((authority, target)) => (authority, target),
+                None => ("", target.as_str()),
+            };
+        let (method, suffix) = target.split_once(' ').unwrap_or((target, ""));
+        let path = format!("{authority}{base}{suffix}");
         let reply = self.send(method, &path, &fields, &body).ok_or("no answer")?;
         let asked = || self.stage(base, |stage| stage.seen.len()) - asked_before;
         if behind {
@@ -239,8 +264,10 @@ impl Bench {
             while asked() == 0 && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(2));
             }
-            // What the origin said is stored a moment later; the next fetch of it is a hit once it is.
-            thread::sleep(Duration::from_millis(50));
+            // What the origin said is stored a moment later.
+            while self.fetches_under_way() != Some(0) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(2));
+            }
         }
         match (answer.is_some(), asked()) {
             (true, 0) => return Err(format!("the origin was not asked; {}", describe(&reply))),
