@@ -24,7 +24,7 @@ use crate::{
     cache::{self, Cache},
     control,
     listen::{Bound, Endpoint, Front, Listeners, Speaks},
-    metrics,
+    load, metrics,
     request::{self, Edge, Identity, Serving},
     site::Sites,
     stats::FrontStats,
@@ -201,6 +201,7 @@ impl Daemon for EdgeDaemon {
             StartError(bind::explain(speaks.name(), address, &error))
         })?;
         metrics::register(&self.context.metrics, &running.edge, &running.front, &self.resolver);
+        tokio::spawn(load::keep(running.edge.load.clone(), running.front.clone(), workers(&current.pop)));
         running.edge.set_serving(Serving::Yes);
         running.listeners.apply(&current.endpoints, bound);
         self.running.set(running).map_err(|_| StartError("started twice".to_owned()))

@@ -5,6 +5,7 @@ pub mod control;
 pub mod daemon;
 pub mod framing;
 pub mod listen;
+pub mod load;
 pub mod metrics;
 pub mod origin;
 pub mod policy;

@@ -53,6 +53,12 @@ impl Collector for EdgeCollector {
 impl EdgeCollector {
     fn front(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let stats = &self.front.stats;
+        gauge(
+            encoder,
+            "load",
+            "How busy the edge is, as health checks are told; 1 is all it has",
+            self.edge.load.now(),
+        )?;
         gauge(encoder, "connections", "Client connections open", self.front.admission.open() as f64)?;
         counter(
             encoder,

@@ -182,7 +182,8 @@ fn health(edge: &Edge, method: &Method) -> Answer {
         Serving::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
         Serving::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
     };
-    let text = format!("{{\"status\":\"{word}\",\"node\":\"{}\"}}\n", edge.identity.node);
+    let (node, load) = (&edge.identity.node, edge.load.now());
+    let text = format!("{{\"status\":\"{word}\",\"node\":\"{node}\",\"load\":{load:.3}}}\n");
     let mut response = Response::new(Body::whole(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -50,6 +50,7 @@ use self::{gate::Gated, interim::InterimSink, log::Access, miss::Need};
 use crate::{
     cache::{Cache, Candidates},
     listen::connection::Client,
+    load::Load,
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
     site::{Site, Sites},
     stats::{Outcome, SiteStats},
@@ -101,6 +102,8 @@ pub struct Edge {
     pub unknown: Arc<SiteStats>,
     /// Keys the hashes that tell variants apart while they are waited for.
     pub(crate) hints: RandomState,
+    /// How busy we are, for health checks.
+    pub load: Arc<Load>,
     serving: AtomicU8,
 }
 
@@ -113,6 +116,7 @@ impl Edge {
             cache,
             unknown: SiteStats::new(workers),
             hints: RandomState::new(),
+            load: Arc::default(),
             serving: AtomicU8::new(Serving::Starting as u8),
         })
     }
