@@ -313,6 +313,9 @@ pub struct Service {
     pub all_down: AllDown,
     /// ALPN ids of the HTTPS record (`h2`, `h3`); empty: no HTTPS record is generated.
     pub alpn: Vec<String>,
+    /// Load (1: all an edge has) above which a PoP is offered to fewer client networks; `None`: load is no
+    /// reason.
+    pub shed_above: Option<f64>,
 }
 
 /// `[zone."ORIGIN"]`.

@@ -23,7 +23,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::steering::{CheckHealth, Drain, HealthView};
+use crate::steering::{CheckHealth, Drain, HealthView, Offer};
 
 /// The whole conversation must be over by then: the server is near, and its status is made at once.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,6 +75,18 @@ pub enum AskError {
 pub struct HealthMessage {
     checks: Vec<CheckMessage>,
     drains: Vec<DrainMessage>,
+    /// Absent in the status of an older server.
+    #[serde(default)]
+    offers: Vec<OfferMessage>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct OfferMessage {
+    service: String,
+    pop: String,
+    share: f64,
+    load: Option<f64>,
+    above: f64,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -115,7 +127,16 @@ impl From<&HealthView> for HealthMessage {
         checks.sort_by(|a, b| (&a.check, a.address).cmp(&(&b.check, b.address)));
         let mut drains: Vec<DrainMessage> = view.drains.iter().map(drain).collect();
         drains.sort_by(|a, b| a.pop.cmp(&b.pop));
-        HealthMessage { checks, drains }
+        let offer = |((service, pop), offer): (&(String, String), &Offer)| OfferMessage {
+            service: service.clone(),
+            pop: pop.clone(),
+            share: offer.share,
+            load: offer.load,
+            above: offer.above,
+        };
+        let mut offers: Vec<OfferMessage> = view.offers.iter().map(offer).collect();
+        offers.sort_by(|a, b| (&a.service, &a.pop).cmp(&(&b.service, &b.pop)));
+        HealthMessage { checks, drains, offers }
     }
 }
 
@@ -133,9 +154,14 @@ impl From<HealthMessage> for HealthView {
             let remaining = drain.remaining_ms.map(Duration::from_millis);
             (drain.pop, Drain { remaining, reason: drain.reason.into() })
         };
+        let offer = |offer: OfferMessage| {
+            let OfferMessage { service, pop, share, load, above } = offer;
+            ((service, pop), Offer { share, load, above })
+        };
         HealthView {
             checks: message.checks.into_iter().map(check).collect::<HashMap<_, _>>(),
             drains: message.drains.into_iter().map(drain).collect(),
+            offers: message.offers.into_iter().map(offer).collect(),
         }
     }
 }
@@ -213,6 +239,8 @@ mod tests {
         };
         view.checks.insert(("web".into(), "192.0.2.1".parse().unwrap()), health);
         view.drains.insert("fra".into(), Drain { remaining: None, reason: "disk".into() });
+        let offer = Offer { share: 0.5, load: Some(0.9), above: 0.8 };
+        view.offers.insert(("web".into(), "fra".into()), offer);
         let message = HealthMessage::from(&view);
         let status = serde_json::json!({
             "node": "ns1", "program": "nearside-dns", "version": "1", "started": 1, "now": 2,

@@ -119,6 +119,15 @@ fn write_candidate(
         write!(f, " (less {:.0} km of bias)", candidate.bias_km)?;
     }
     writeln!(f, "{}", if answered { ", answered" } else { "" })?;
+    if let Some(offer) = &candidate.offer {
+        let here = if offer.here { "this one is among them" } else { "this one is not" };
+        let why = match offer.load {
+            Some(load) if load > offer.above => format!("load {load:.2} > {:.2}", offer.above),
+            Some(load) => format!("it was busy: load {load:.2} now, threshold {:.2}", offer.above),
+            None => "it was busy, and tells no load now".to_owned(),
+        };
+        writeln!(f, "                 busy: offered to {} % of networks ({why}), {here}", offer.percent)?;
+    }
     for shown in &candidate.addresses {
         let asked = match family {
             Family::V4 => shown.address.is_ipv4(),

@@ -13,6 +13,7 @@ pub mod peers;
 pub mod plan;
 pub mod probe;
 pub mod quorum;
+pub mod shed;
 pub mod state;
 mod stats;
 
@@ -23,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use nearside_fleet::config::Check;
+use nearside_fleet::config::{Check, Id};
 use nearside_node::state::StateDir;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -40,9 +41,10 @@ use crate::{
 };
 use drain::Drains;
 use peers::Peers;
-use plan::{Key, Plan, Target};
+use plan::{Key, Plan, ShedPlan, Target};
 use probe::Finding;
 use quorum::{Opinion, Others};
+use shed::Shares;
 use state::{Change, JITTER_PERCENT, Moment, Sample, State, Status, Thresholds};
 
 /// A view is replaced at least this often. What it promises is shortened by as much, so that an answer
@@ -73,6 +75,13 @@ const STATES_FILE: &str = "health.json";
 /// File of the drains in the state directory.
 const DRAINS_FILE: &str = "drains.json";
 
+/// File of what busy PoPs are offered in the state directory.
+const SHARES_FILE: &str = "shares.json";
+
+/// A load that was told longer ago than so many intervals of its check counts no more: one lost probe does not
+/// make a busy PoP an idle one.
+const LOAD_AGE_INTERVALS: u32 = 3;
+
 /// Runs the checks. Cheap to share; see the module.
 pub struct Health {
     inner: Mutex<Inner>,
@@ -98,6 +107,10 @@ struct Inner {
     drains: Drains,
     /// The other DNS nodes, where checks have `views`.
     peers: Peers,
+    /// Services that offer a busy PoP to fewer.
+    sheds: BTreeMap<Id, ShedPlan>,
+    /// What is offered of busy PoPs.
+    shares: Shares,
     /// States from before the restart, until a plan asks for them.
     restored: BTreeMap<Key, State>,
     /// Told to each new task, so that a sample of a replaced one is recognised and thrown away.
@@ -115,6 +128,8 @@ struct Entry {
     reason: Arc<str>,
     certificate_expires: Option<i64>,
     certificate_warned: bool,
+    /// What the edge last said of its load, and when.
+    load: Option<(f64, Moment)>,
     generation: u64,
     task: AbortHandle,
 }
@@ -137,6 +152,9 @@ pub struct TargetReport {
     /// When the served certificate expires, seconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate_expires: Option<i64>,
+    /// How busy it says it is, 1 being all it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<f64>,
 }
 
 /// A state as it is kept on disk.
@@ -160,8 +178,9 @@ impl Health {
             .filter(|(_, state)| state.status != Status::Unknown)
             .collect();
         let drains = state.as_ref().and_then(|dir| load(dir, DRAINS_FILE)).unwrap_or_default();
+        let shares = state.as_ref().and_then(|dir| load(dir, SHARES_FILE)).unwrap_or_default();
         Arc::new(Health {
-            inner: Mutex::new(Inner { restored, drains, ..Inner::default() }),
+            inner: Mutex::new(Inner { restored, drains, shares, ..Inner::default() }),
             saving_drains: Mutex::new(()),
             changed: Notify::new(),
             sampled: Notify::new(),
@@ -181,6 +200,7 @@ impl Health {
         inner.shadows = plan.shadows;
         inner.pops = plan.pops;
         inner.peers.replace(plan.peers);
+        inner.replace_sheds(plan.sheds, now);
         let mut old = std::mem::take(&mut inner.entries);
         for (key, target) in plan.targets {
             match old.remove(&key) {
@@ -233,6 +253,7 @@ impl Health {
             reason,
             certificate_expires: None,
             certificate_warned: false,
+            load: None,
             generation,
             task,
         };
@@ -265,10 +286,24 @@ impl Health {
         let now = clock::now();
         let mut inner = self.lock();
         let gone = inner.expire_drains(now);
-        let view = inner.view(now, now.plus(VIEW_AGE_MAX));
+        let mut view = inner.view(now, now.plus(VIEW_AGE_MAX));
+        let steps = inner.judge_loads(&view, now);
+        view.offers = inner.offers(now);
+        let shares = (!steps.is_empty()).then(|| inner.shares.clone());
         drop(inner);
         for pop in &gone {
             info!(pop, "the drain is over");
+        }
+        for shed::Step { service, pop, from, to, load } in steps {
+            let percent = |share: f64| (share * 100.0).round();
+            let (from, to) = (percent(from), percent(to));
+            info!(
+                service,
+                pop, load, from, to, "a busy PoP is offered to another share of networks, in percent"
+            );
+        }
+        if let (Some(dir), Some(shares)) = (&self.state, shares) {
+            store(dir, SHARES_FILE, &shares);
         }
         if !gone.is_empty() {
             self.save_drains();
@@ -319,6 +354,7 @@ impl Health {
 
     /// Every target, in order of check and address.
     pub fn report(&self) -> Vec<TargetReport> {
+        let now = clock::now();
         let inner = self.lock();
         let report = |(key, entry): (&Key, &Entry)| TargetReport {
             check: key.check.clone(),
@@ -328,6 +364,7 @@ impl Health {
             since: entry.state.since,
             reason: entry.reason.to_string(),
             certificate_expires: entry.certificate_expires,
+            load: entry.load(now),
         };
         inner.entries.iter().map(report).collect()
     }
@@ -401,6 +438,7 @@ impl Health {
         entry.reason = in_words(&entry.state, &entry.thresholds);
         entry.sampled = true;
         entry.certificate_expires = finding.certificate_expires.or(entry.certificate_expires);
+        entry.load = finding.load.map(|load| (load, ended)).or(entry.load);
         let warn_of = entry.expiring_certificate(ended);
         let pop = entry.target.pop.clone();
         let reason = entry.state.reason.clone().unwrap_or_default();
@@ -449,7 +487,62 @@ impl Inner {
             };
             (pop.to_owned(), steering::Drain { remaining, reason: reason.into() })
         };
-        HealthView { checks, drains: self.drains.iter().map(drain).collect() }
+        HealthView { checks, drains: self.drains.iter().map(drain).collect(), offers: HashMap::new() }
+    }
+
+    /// Takes over which services shed; what is offered of those that stay is kept.
+    fn replace_sheds(&mut self, sheds: BTreeMap<Id, ShedPlan>, now: Moment) {
+        self.shares.retain(|service, pop| sheds.get(service).is_some_and(|shed| shed.pops.contains_key(pop)));
+        for (service, shed) in &sheds {
+            if self.sheds.get(service) != Some(shed) {
+                self.shares.settle(service, &shed.limits, now);
+            }
+        }
+        self.sheds = sheds;
+    }
+
+    /// Lets every service that sheds look at the loads of now.
+    fn judge_loads(&mut self, view: &HealthView, now: Moment) -> Vec<shed::Step> {
+        let mut steps = Vec::new();
+        for (service, plan) in &self.sheds {
+            let seen = plan.pops.iter().map(|(pop, keys)| {
+                let drained = view.drains.contains_key(pop);
+                let up = |address| {
+                    let checks = keys.iter().filter(|key| key.address == address);
+                    let mut said =
+                        checks.filter_map(|key| view.checks.get(&(key.check.clone(), key.address)));
+                    said.all(|health| health.up)
+                };
+                let up = !drained && keys.iter().any(|key| up(key.address));
+                (pop.clone(), shed::Seen { up, load: self.load(keys, now) })
+            });
+            steps.extend(self.shares.judge(service, &plan.limits, &seen.collect(), now));
+        }
+        steps
+    }
+
+    /// The highest load that a PoP's checks brought of late.
+    fn load(&self, keys: &[Key], now: Moment) -> Option<f64> {
+        let loads = keys.iter().filter_map(|key| self.entries.get(key)?.load(now));
+        loads.max_by(f64::total_cmp)
+    }
+
+    /// What busy PoPs are offered, for steering.
+    fn offers(&self, now: Moment) -> HashMap<(Id, Id), steering::Offer> {
+        let offers = self.shares.iter().filter_map(|(service, pop, share)| {
+            let plan = self.sheds.get(service)?;
+            let load = self.load(plan.pops.get(pop)?, now);
+            let offer = steering::Offer { share: share.share, load, above: plan.limits.above };
+            Some(((service.clone(), pop.clone()), offer))
+        });
+        offers.collect()
+    }
+
+    /// Every service and PoP that may be shed, with what is offered of it.
+    fn all_shares(&self) -> impl Iterator<Item = (&Id, &Id, f64)> {
+        let pops =
+            self.sheds.iter().flat_map(|(service, plan)| plan.pops.keys().map(move |pop| (service, pop)));
+        pops.map(|(service, pop)| (service, pop, self.shares.of(service, pop)))
     }
 
     /// This node's opinion of a target, merged with those of the others where the check asks for them.
@@ -484,6 +577,12 @@ impl Inner {
 }
 
 impl Entry {
+    /// The load, if it was told of late.
+    fn load(&self, now: Moment) -> Option<f64> {
+        let (load, told) = self.load?;
+        (now.since(told) <= self.thresholds.interval * LOAD_AGE_INTERVALS).then_some(load)
+    }
+
     /// Days left of a certificate that expires soon, once per certificate.
     fn expiring_certificate(&mut self, now: Moment) -> Option<i64> {
         let left_s = self.certificate_expires? - i64::try_from(now.0 / 1000).unwrap_or(i64::MAX);
@@ -611,9 +710,8 @@ mod tests {
         };
         Plan {
             targets: BTreeMap::from([(Key { check: check.name.clone(), address: HOME }, target)]),
-            shadows: BTreeMap::new(),
             pops: BTreeSet::from(["fra".to_owned()]),
-            peers: BTreeMap::new(),
+            ..Plan::default()
         }
     }
 
@@ -687,6 +785,55 @@ mod tests {
         assert!(!again.undrain("fra"));
         again.drain("fra", Some(Duration::ZERO), "").unwrap();
         assert!(again.view().drains.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_busy_pop_is_offered_less_and_a_restart_remembers() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        let listener = TcpListener::bind((HOME, 0)).await.unwrap();
+        let check = check(listener.local_addr().unwrap().port(), 3);
+        let shedding = || {
+            let limits = shed::Limits { above: 0.8, lag: Duration::from_secs(60) };
+            let key = Key { check: "web".into(), address: HOME };
+            let spare = Key { check: "web".into(), address: "127.0.0.2".parse().unwrap() };
+            let pops = BTreeMap::from([("fra".into(), vec![key]), ("nyc".into(), vec![spare])]);
+            let mut plan = plan(&check);
+            plan.sheds.insert("www".into(), ShedPlan { limits, pops });
+            plan
+        };
+        let health = Health::new(Some(state.clone()));
+        health.apply(shedding());
+        health.first_round().await;
+        assert!(health.view().offers.is_empty(), "no load was told");
+        let tell = |load| {
+            let key = Key { check: "web".into(), address: HOME };
+            let told = Some((load, clock::now()));
+            health.lock().entries.get_mut(&key).unwrap().load = told;
+        };
+        tell(1.6);
+        let offer = ("www".to_owned(), "fra".to_owned());
+        let offered = health.view().offers[&offer].clone();
+        assert_eq!((offered.share, offered.above), (0.5, 0.8));
+        assert_eq!(health.report()[0].load, Some(1.6));
+        let mut registry = prometheus_client::registry::Registry::default();
+        health.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for series in [
+            "offered_share{service=\"www\",pop=\"fra\"} 0.5",
+            "offered_share{service=\"www\",pop=\"nyc\"} 1.0",
+            "load{pop=\"fra\",check=\"web\",address=\"127.0.0.1\"} 1.6",
+        ] {
+            assert!(text.contains(series), "{series} is not in {text}");
+        }
+        health.stop();
+
+        let again = Health::new(Some(state));
+        again.apply(shedding());
+        assert_eq!(again.view().offers[&offer].share, 0.5);
+        again.apply(plan(&check));
+        assert!(again.view().offers.is_empty(), "the service does not shed any more");
     }
 
     #[tokio::test]

@@ -284,7 +284,7 @@ async fn ask(name: &str, control: SocketAddr, tls: Arc<ClientConfig>) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs, net::Ipv4Addr, path::Path};
+    use std::{fs, net::Ipv4Addr, path::Path};
 
     use nearside_fleet::config::{Check, Probe, ProbeFamily};
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -329,9 +329,8 @@ mod tests {
         let health = Health::new(None);
         health.apply(Plan {
             targets: BTreeMap::from([(key, target)]),
-            shadows: BTreeMap::new(),
-            pops: BTreeSet::new(),
             peers: BTreeMap::from([(ns2.clone(), SocketAddr::new(HOME, 1))]),
+            ..Plan::default()
         });
         health.first_round().await;
         let seen = || health.view().checks[&("web".to_owned(), HOME)].clone();

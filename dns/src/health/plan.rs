@@ -4,8 +4,9 @@
 //! running probe. A check that no service uses is not carried out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use nearside_fleet::config::{AllDown, Check, Config, Id, Pop, ProbeFamily, Service, Strategy};
@@ -13,6 +14,8 @@ use nearside_fleet::config::{AllDown, Check, Config, Id, Pop, ProbeFamily, Servi
 use super::{
     exec::ExecPolicy,
     probe::{Prober, ProberError},
+    quorum::HEARD_MAX,
+    shed::{LOAD_WINDOW, Limits},
     thresholds,
 };
 use crate::steering::{CheckHealth, HealthView};
@@ -48,6 +51,49 @@ pub struct Plan {
     pub pops: BTreeSet<Id>,
     /// Control listeners of the other DNS nodes, where a check wants their views.
     pub peers: BTreeMap<Id, SocketAddr>,
+    /// Services that offer a busy PoP to fewer.
+    pub sheds: BTreeMap<Id, ShedPlan>,
+}
+
+/// One service that sheds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShedPlan {
+    /// When, and how patiently.
+    pub limits: Limits,
+    /// Its PoPs, and who tells of their load. Anything told by a check of the service counts.
+    pub pops: BTreeMap<Id, Vec<Key>>,
+}
+
+impl ShedPlan {
+    /// `None`: this service does not shed.
+    fn new(config: &Config, service: &Service) -> Option<Self> {
+        let above = service.shed_above?;
+        let checks: Vec<&Check> = service.checks.iter().filter_map(|name| config.checks.get(name)).collect();
+        // Answers live as long as a check can't change them, within the service's bounds; where DNS nodes are
+        // asked for their views, those are part of it. Then an edge must notice, and be probed.
+        let promised = |check: &&Check| {
+            let own = thresholds(check).interval_min().saturating_mul(check.fall);
+            if check.views > 1 { own.max(HEARD_MAX) } else { own }
+        };
+        let ttl = checks.iter().map(promised).min().unwrap_or(Duration::MAX);
+        let ttl = ttl.min(service.ttl_max).max(service.ttl_min);
+        let probed = checks.iter().map(|check| check.interval).max().unwrap_or_default();
+        let keys = |pop: &Pop| -> Vec<Key> {
+            let v4 = pop.ipv4.iter().map(|&address| IpAddr::V4(address));
+            let addresses: Vec<IpAddr> =
+                v4.chain(pop.ipv6.iter().map(|&address| IpAddr::V6(address))).collect();
+            let of = |check: &&Check| {
+                let check = check.name.clone();
+                addresses.iter().map(move |&address| Key { check: check.clone(), address })
+            };
+            checks.iter().flat_map(of).collect()
+        };
+        let pops = pops_of(service).into_iter().filter_map(|pop| config.pops.get(pop));
+        Some(Self {
+            limits: Limits { above, lag: ttl + probed + LOAD_WINDOW },
+            pops: pops.map(|pop| (pop.name.clone(), keys(pop))).collect(),
+        })
+    }
 }
 
 impl Plan {
@@ -60,6 +106,7 @@ impl Plan {
         let mut errors = Vec::new();
         let mut probers: BTreeMap<&Id, Option<Prober>> = BTreeMap::new();
         for service in config.services.values() {
+            plan.sheds.extend(ShedPlan::new(config, service).map(|shed| (service.name.clone(), shed)));
             for (name, check) in service.checks.iter().filter_map(|name| config.checks.get_key_value(name)) {
                 let prober = probers
                     .entry(name)
@@ -86,7 +133,7 @@ impl Plan {
             .filter_map(|(key, leader)| self.targets.get(leader).map(|target| (key, up(&target.check))));
         let checks =
             probed.chain(shadows).map(|(key, health)| ((key.check.clone(), key.address), health)).collect();
-        HealthView { checks, drains: HashMap::new() }
+        HealthView { checks, ..HealthView::default() }
     }
 
     fn add(&mut self, check: &Check, prober: &Prober, pop: &Pop) {
@@ -166,6 +213,21 @@ mod tests {
         assert_eq!(probed, [&key("192.0.2.10"), &key("2001:db8::2")]);
         assert_eq!(plan.shadows, BTreeMap::from([(key("2001:db8::1"), key("192.0.2.10"))]));
         assert_eq!(plan.all_up().checks.len(), 3);
+    }
+
+    #[test]
+    fn a_service_that_sheds_waits_for_answers_probes_and_averages() {
+        let mut config = config();
+        assert!(Plan::new(&config, &ExecPolicy::Refused).unwrap().sheds.is_empty());
+        config.services.get_mut("www").unwrap().shed_above = Some(0.7);
+        let shed = Plan::new(&config, &ExecPolicy::Refused).unwrap().sheds.remove("www").unwrap();
+        // Three probes of 10 s, 5 % early, keep an answer; then one probe, then the edge's average.
+        let lag = Duration::from_millis(3 * 9_500 + 10_000) + LOAD_WINDOW;
+        assert_eq!(shed.limits, Limits { above: 0.7, lag });
+        assert_eq!(shed.pops["fra"], [key("192.0.2.10"), key("2001:db8::1")]);
+        config.services.get_mut("www").unwrap().ttl_max = Duration::from_secs(20);
+        let shed = Plan::new(&config, &ExecPolicy::Refused).unwrap().sheds.remove("www").unwrap();
+        assert_eq!(shed.limits.lag, Duration::from_secs(20 + 10) + LOAD_WINDOW);
     }
 
     #[test]

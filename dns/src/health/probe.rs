@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
+use hyper::{body::Body as _, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use nearside_fleet::config::{Check, HttpProbe, Probe, Verify};
 use rustls::{
@@ -44,16 +44,33 @@ use super::exec::{self, ExecPolicy};
 /// must not be fetched every few seconds.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of a body that may say how busy its edge is. What an edge of ours says takes under a hundred.
+const LOAD_BODY_BYTES_MAX: u64 = 4096;
+
+/// Loads beyond this are not believed: ours are at most a few times 1.
+const LOAD_MAX: f64 = 1000.0;
+
 /// Bytes hyper buffers for a response head; what is larger is no health page.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// What one probe found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     /// `Err`: why the address counts as failed, in words.
     pub result: Result<(), String>,
     /// When the served certificate expires, seconds since the Unix epoch; `https` only.
     pub certificate_expires: Option<i64>,
+    /// How busy the edge says it is, 1 being all it has; `http` and `https` only, where the answer is JSON.
+    pub load: Option<f64>,
+}
+
+/// What a probe learns on its way, whether or not it comes to its end.
+#[derive(Default)]
+struct Seen {
+    certificate_expires: Option<i64>,
+    /// The answer is as the check wants it; what is still read does not change that.
+    passed: bool,
+    load: Option<f64>,
 }
 
 /// Why a check can't be carried out at all. Refuses the configuration that names it.
@@ -146,25 +163,26 @@ impl Prober {
     /// Probes one address once. Takes no longer than the check's timeout; cancelling closes the
     /// connection.
     pub async fn probe(&self, address: IpAddr) -> Finding {
-        let mut certificate_expires = None;
         if let Kind::Exec(command) = &self.kind {
             // Keeps the time itself: what it started must be ended, not just forgotten.
             let result = exec::probe(command, address, self.port, self.timeout).await;
-            return Finding { result, certificate_expires };
+            return Finding { result, certificate_expires: None, load: None };
         }
-        let probing = self.attempt(SocketAddr::new(address, self.port), &mut certificate_expires);
+        let mut seen = Seen::default();
+        let probing = self.attempt(SocketAddr::new(address, self.port), &mut seen);
         let result = match timeout(self.timeout, probing).await {
             Ok(result) => result,
+            Err(_) if seen.passed => Ok(()),
             Err(_) => Err(format!("timed out after {}", Seconds(self.timeout))),
         };
-        Finding { result, certificate_expires }
+        Finding { result, certificate_expires: seen.certificate_expires, load: seen.load }
     }
 
-    async fn attempt(&self, address: SocketAddr, expires: &mut Option<i64>) -> Result<(), String> {
+    async fn attempt(&self, address: SocketAddr, seen: &mut Seen) -> Result<(), String> {
         let stream = TcpStream::connect(address).await.map_err(|error| in_words(&error))?;
         match &self.kind {
             Kind::Tcp | Kind::Exec(_) => Ok(()),
-            Kind::Http(http) => exchange(stream, http, address, 80).await,
+            Kind::Http(http) => exchange(stream, http, address, 80, seen).await,
             Kind::Https(http, connector) => {
                 let name = match &http.host {
                     Some(host) => ServerName::try_from(host.clone()).map_err(|error| error.to_string())?,
@@ -174,8 +192,9 @@ impl Prober {
                     .connect(name, stream)
                     .await
                     .map_err(|error| format!("TLS handshake failed: {}", in_words(&error)))?;
-                *expires = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(not_after);
-                exchange(stream, http, address, 443).await
+                seen.certificate_expires =
+                    stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(not_after);
+                exchange(stream, http, address, 443, seen).await
             }
         }
     }
@@ -187,6 +206,7 @@ async fn exchange<S>(
     http: &HttpProbe,
     address: SocketAddr,
     default_port: u16,
+    seen: &mut Seen,
 ) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -214,7 +234,7 @@ where
         .map_err(|error| no_http(&error))?;
     let judge = async move {
         let response = sender.send_request(request).await.map_err(|error| no_http(&error))?;
-        judge(response, http).await
+        judge(response, http, seen).await
     };
     drive(connection, judge).await
 }
@@ -236,31 +256,61 @@ pub(super) async fn drive<T>(
     }
 }
 
-/// Compares an answer with what the check expects.
-async fn judge(response: http::Response<hyper::body::Incoming>, http: &HttpProbe) -> Result<(), String> {
+/// Compares an answer with what the check expects, and takes note of a load in it.
+async fn judge(
+    response: http::Response<hyper::body::Incoming>,
+    http: &HttpProbe,
+    seen: &mut Seen,
+) -> Result<(), String> {
     let status = response.status().as_u16();
     let (least, most) = http.status;
     if !(least..=most).contains(&status) {
         let expected = if least == most { least.to_string() } else { format!("{least}-{most}") };
         return Err(format!("answered {status}, expected {expected}"));
     }
-    let Some(wanted) = &http.body else { return Ok(()) };
+    let wanted = http.body.as_deref().unwrap_or_default();
+    seen.passed = wanted.is_empty();
+    let may_tell = may_tell_load(&response);
     let mut body = response.into_body();
-    let mut seen: Vec<u8> = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| format!("the body broke off: {error}"))?;
+    let mut read: Vec<u8> = Vec::new();
+    while !seen.passed || may_tell {
+        let Some(frame) = body.frame().await else { break };
+        let frame = match frame {
+            // Enough was read to know that it is healthy.
+            Err(_) if seen.passed => return Ok(()),
+            frame => frame.map_err(|error| format!("the body broke off: {error}"))?,
+        };
         let Some(data) = frame.data_ref() else { continue };
         // A match may span two frames: search again from where one could begin.
-        let from = seen.len().saturating_sub(wanted.len());
-        seen.extend_from_slice(&data[..data.len().min(BODY_BYTES_MAX - seen.len())]);
-        if contains(&seen[from..], wanted.as_bytes()) {
-            return Ok(());
-        }
-        if seen.len() == BODY_BYTES_MAX {
+        let from = read.len().saturating_sub(wanted.len());
+        read.extend_from_slice(&data[..data.len().min(BODY_BYTES_MAX - read.len())]);
+        seen.passed = seen.passed || contains(&read[from..], wanted.as_bytes());
+        if !seen.passed && read.len() == BODY_BYTES_MAX {
             return Err(format!("`{wanted}` is not in the first {} KiB of the body", BODY_BYTES_MAX / 1024));
         }
     }
-    if wanted.is_empty() { Ok(()) } else { Err(format!("`{wanted}` is not in the body")) }
+    if may_tell {
+        seen.load = load_in(&read);
+    }
+    if seen.passed { Ok(()) } else { Err(format!("`{wanted}` is not in the body")) }
+}
+
+/// Whether an answer is small, whole and JSON: only then is its body read for a load.
+fn may_tell_load(response: &http::Response<hyper::body::Incoming>) -> bool {
+    let content_type =
+        response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|value| value.starts_with("application/json"))
+        && response.body().size_hint().exact().is_some_and(|bytes| bytes <= LOAD_BODY_BYTES_MAX)
+}
+
+/// The `load` of a JSON object.
+fn load_in(body: &[u8]) -> Option<f64> {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        load: f64,
+    }
+    let Told { load } = serde_json::from_slice(body).ok()?;
+    (0.0..=LOAD_MAX).contains(&load).then_some(load)
 }
 
 fn contains(text: &[u8], wanted: &[u8]) -> bool {
@@ -502,6 +552,47 @@ mod tests {
         assert_eq!(http(parts, Some("is ill")).await, Err("`is ill` is not in the body".into()));
         let garbage = http(&[b"SSH-2.0-OpenSSH_9.2\r\n\r\n"], None).await.unwrap_err();
         assert!(garbage.starts_with("no valid HTTP answer"), "{garbage}");
+    }
+
+    #[tokio::test]
+    async fn a_load_is_taken_from_small_json_and_never_fails_a_check() {
+        let load = async |parts: &'static [&'static [u8]], body: Option<&str>| {
+            let (port, _server) = answering(parts).await;
+            let check = Check { timeout: Duration::from_secs(5), ..check(Probe::Http(get(body)), port) };
+            let found = Prober::new(&check, &ExecPolicy::Refused).unwrap().probe(HOME).await;
+            (found.result.is_ok(), found.load)
+        };
+        const HEAD: &[u8] =
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 30\r\n\r\n";
+        const BODY: &[u8] = br#"{"status":"ok","load":0.625  }"#;
+        assert_eq!(load(&[HEAD, BODY], None).await, (true, Some(0.625)));
+        const START: &[u8] = BODY.split_at(5).0;
+        const REST: &[u8] = BODY.split_at(5).1;
+        assert_eq!(load(&[HEAD, START, REST], Some("ok")).await, (true, Some(0.625)));
+        assert!(!load(&[HEAD, BODY], Some("ill")).await.0);
+        // It broke off, says nothing, says nonsense, or is no JSON: healthy all the same.
+        assert_eq!(load(&[HEAD, b"{"], None).await, (true, None));
+        assert_eq!(load(&[HEAD, br#"{"status":"ok","load":-1.0   }"#], None).await, (true, None));
+        assert_eq!(load(&[HEAD, br#"{"status":"ok","load":"high" }"#], None).await, (true, None));
+        let text: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 30\r\n\r\n";
+        assert_eq!(load(Box::leak(Box::new([text, BODY])), None).await, (true, None));
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_load_never_comes_has_passed() {
+        let listener = TcpListener::bind((HOME, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_head(&mut stream).await;
+            let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let prober = Prober::new(&check(Probe::Http(get(None)), port), &ExecPolicy::Refused).unwrap();
+        let found = Finding { result: Ok(()), certificate_expires: None, load: None };
+        assert_eq!(prober.probe(HOME).await, found);
+        server.abort();
     }
 
     #[tokio::test]

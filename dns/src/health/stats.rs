@@ -83,6 +83,27 @@ impl Collector for Gauges {
                 ConstGauge::new(expires).encode(expiry.encode_family(&labels(target))?)?;
             }
         }
+        let mut load = encoder.encode_descriptor(
+            "load",
+            "How busy an edge says it is on its health page; 1 is all it has",
+            None,
+            MetricType::Gauge,
+        )?;
+        for target in &targets {
+            if let Some(told) = target.load {
+                ConstGauge::new(told).encode(load.encode_family(&labels(target))?)?;
+            }
+        }
+        let mut offered = encoder.encode_descriptor(
+            "offered_share",
+            "Part of its client networks that a PoP is offered to, where the service has shed_above",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (service, pop, share) in self.0.lock().all_shares() {
+            let labels = [("service", service.as_str()), ("pop", pop.as_str())];
+            ConstGauge::new(share).encode(offered.encode_family(&labels)?)?;
+        }
         let mut drained = encoder.encode_descriptor(
             "drained",
             "1 while an operator drains the PoP",

@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::{
     AddressState, Basis, Chosen, Client, HealthView, PopId, ServiceId, Steering,
     order::{Order, coordinates, labels},
+    part,
     table::ServiceHealth,
 };
 
@@ -77,6 +78,21 @@ pub struct CandidateShown {
     pub bias_km: f64,
     /// State of each address.
     pub addresses: Vec<AddressShown>,
+    /// Where the PoP is busy: how much of it is offered.
+    pub offer: Option<OfferShown>,
+}
+
+/// How much of a busy PoP is offered.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OfferShown {
+    /// Percent of the client networks.
+    pub percent: f64,
+    /// Whether this client's network is among them.
+    pub here: bool,
+    /// The load it last told; `None`: none of late.
+    pub load: Option<f64>,
+    /// The service's threshold.
+    pub above: f64,
 }
 
 /// One address of a PoP.
@@ -127,12 +143,16 @@ impl Steering {
         let located = geo.locate(decided_by)?;
         let list = self.list(service, steered.list);
         let states = ServiceHealth::new(self, plan, health);
-        let ipv4 = states.choose(&states.ipv4, list);
-        let ipv6 = states.choose(&states.ipv6, list);
+        let part = if plan.sheds { part::split(steered.list).1 } else { 0 };
+        let ipv4 = states.choose(&states.ipv4, list, part);
+        let ipv6 = states.choose(&states.ipv6, list, part);
         let first = ipv4.pops.first().or(ipv6.pops.first()).copied();
         let if_first_died = first.map(|pop| {
             let states = states.without(pop);
-            [self.shown(&states.choose(&states.ipv4, list)), self.shown(&states.choose(&states.ipv6, list))]
+            [
+                self.shown(&states.choose(&states.ipv4, list, part)),
+                self.shown(&states.choose(&states.ipv6, list, part)),
+            ]
         });
         let place = located.place;
         Ok(Explanation {
@@ -152,7 +172,20 @@ impl Steering {
             city: located.city,
             network: located.network.to_string(),
             sources: located.sources.iter().map(ToString::to_string).collect(),
-            candidates: list.iter().map(|&pop| self.candidate(pop, place.point(), &states)).collect(),
+            candidates: list
+                .iter()
+                .map(|&pop| {
+                    let offer =
+                        health.offers.get(&(plan.service.name.clone(), self.pop_name(pop).to_owned()));
+                    let offer = offer.filter(|_| plan.sheds).map(|offer| OfferShown {
+                        percent: (offer.share * 1000.0).round() / 10.0,
+                        here: states.is_offered(pop, part),
+                        load: offer.load,
+                        above: offer.above,
+                    });
+                    CandidateShown { offer, ..self.candidate(pop, place.point(), &states) }
+                })
+                .collect(),
             scope: steered.scope,
             ipv4: self.shown(&ipv4),
             ipv6: self.shown(&ipv6),
@@ -198,6 +231,7 @@ impl Steering {
                     reason: health.reason.to_string(),
                 })
                 .collect(),
+            offer: None,
         }
     }
 

@@ -17,6 +17,19 @@ pub struct HealthView {
     pub checks: HashMap<(Id, IpAddr), CheckHealth>,
     /// PoPs an operator took out.
     pub drains: HashMap<Id, Drain>,
+    /// Busy PoPs, by service and PoP: offered to a part of their clients. Others are offered to all.
+    pub offers: HashMap<(Id, Id), Offer>,
+}
+
+/// How much of a busy PoP is offered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    /// Part of the client networks, above 0 and below 1.
+    pub share: f64,
+    /// What the PoP last said of its load; `None`: nothing of late.
+    pub load: Option<f64>,
+    /// The service's threshold.
+    pub above: f64,
 }
 
 /// One check's opinion of one address.

@@ -17,16 +17,20 @@
 //! resolver's own address, and the scope is their whole block: the map keeps those blocks apart from
 //! their neighbours. A resolver's address may stand for another (`[[geoip.resolver]]`): that touches only
 //! answers without a scope, or with that of a special-purpose block. Where a service has a single list, its scope is 0 for everybody.
+//!
+//! **Shedding** ([`part`]). Where a service has `shed_above`, a network's part is decided beside its list, by a hash
+//! of the scope prefix itself, so that scopes stay exact; those wider than a unit are narrowed to it.
 
 mod diff;
 mod explain;
 mod health_view;
 mod order;
+mod part;
 mod table;
 
 pub use diff::{Diff, Move, ServiceDiff, diff_geo};
-pub use explain::{AddressShown, AnswerShown, CandidateShown, Explanation, MatchedRule};
-pub use health_view::{AddressHealth, AddressState, CheckHealth, Drain, HealthView};
+pub use explain::{AddressShown, AnswerShown, CandidateShown, Explanation, MatchedRule, OfferShown};
+pub use health_view::{AddressHealth, AddressState, CheckHealth, Drain, HealthView, Offer};
 pub use table::{AllDownAt, Basis, Chosen, Table};
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
@@ -46,7 +50,8 @@ use order::{Order, bucket};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceId(pub u32);
 
-/// Number of an ordered PoP list within one service.
+/// Number of an ordered PoP list within one service; of a list and a part of its clients
+/// ([`part::PARTS`] per list) where the service sheds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListId(pub u32);
 
@@ -113,6 +118,8 @@ struct Resolvers {
 struct ServicePlan {
     service: Service,
     plan: Arc<Plan>,
+    /// Whether lists come with a part of their clients.
+    sheds: bool,
 }
 
 /// How clients of one or more services find their list.
@@ -222,7 +229,8 @@ impl Steering {
                 Some(other) => other.plan.clone(),
                 None => Arc::new(Plan::compile(&pops, service, geo)?),
             };
-            services.push(ServicePlan { service: service.clone(), plan });
+            let sheds = service.shed_above.is_some();
+            services.push(ServicePlan { service: service.clone(), plan, sheds });
         }
         let names = config.services.keys().cloned().zip((0..).map(ServiceId)).collect();
         let resolvers = Resolvers::new(&config.geoip)?;
@@ -241,7 +249,9 @@ impl Steering {
 
     /// The PoPs of a list, best first.
     pub fn list(&self, service: ServiceId, list: ListId) -> &[PopId] {
-        &self.services[service.0 as usize].plan.lists[list.0 as usize]
+        let ServicePlan { plan, sheds, .. } = &self.services[service.0 as usize];
+        let list = if *sheds { part::split(list).0 } else { list };
+        &plan.lists[list.0 as usize]
     }
 
     /// The list for a client. A few nanoseconds, no allocation.
@@ -249,13 +259,28 @@ impl Steering {
     /// `service` must come from this value.
     #[inline]
     pub fn lookup(&self, service: ServiceId, client: Client) -> Steered {
-        let plan = &*self.services[service.0 as usize].plan;
+        let ServicePlan { plan, sheds, .. } = &self.services[service.0 as usize];
+        if *sheds {
+            return self.lookup_part(plan, client);
+        }
         match client.subnet {
             Some((addr, len)) if len > 0 => match plan.at(addr) {
                 (Some(list), scope) => Steered { list, scope },
                 (None, scope) => Steered { list: plan.by_resolver(self.stand_in(client.source)), scope },
             },
             _ => Steered { list: plan.by_resolver(self.stand_in(client.source)), scope: 0 },
+        }
+    }
+
+    /// [`Steering::lookup`] of a service that sheds: the list and the part of its clients.
+    fn lookup_part(&self, plan: &Plan, client: Client) -> Steered {
+        let by_resolver = || plan.part_by_resolver(self.stand_in(client.source));
+        match client.subnet {
+            Some((addr, len)) if len > 0 => match plan.part_at(addr) {
+                (Some(list), scope) => Steered { list, scope },
+                (None, scope) => Steered { list: by_resolver(), scope },
+            },
+            _ => Steered { list: by_resolver(), scope: 0 },
         }
     }
 
@@ -357,6 +382,31 @@ impl Plan {
                     None => (Some(buckets[bucket(prefix)]), scope),
                 }
             }
+        }
+    }
+
+    /// [`Plan::at`] with the part of the list's clients that the address belongs to; its unit is what the
+    /// scope covers, so whoever shares the scope shares the part.
+    fn part_at(&self, addr: IpAddr) -> (Option<ListId>, u8) {
+        let (list, scope) = match self.how {
+            // One list for everyone, but not one part.
+            How::Same => match special_scope(addr) {
+                Some(scope) => (None, scope),
+                None => (Some(ListId(0)), hashed_prefix(addr).1),
+            },
+            How::Place(_) | How::Bucket(_) => self.at(addr),
+        };
+        let Some(list) = list else { return (None, scope) };
+        let scope = part::narrowed(addr, scope);
+        (Some(part::join(list, part::of(addr, scope))), scope)
+    }
+
+    /// [`Plan::by_resolver`] with the part of the list's clients.
+    fn part_by_resolver(&self, source: IpAddr) -> ListId {
+        match self.part_at(source) {
+            (Some(list), _) => list,
+            // A resolver within a private network is a client like any other of its block.
+            (None, scope) => part::join(self.by_resolver(source), part::of(source, scope)),
         }
     }
 

@@ -11,6 +11,11 @@
 //! **All down.** By default the whole list is served in order of preference, as if all were up: a
 //! check may be wrong, and an address that may not work is better than none. Drained PoPs stay
 //! out even then, as long as anything else is left: their operator knew more than a check does.
+//!
+//! **Busy.** A PoP that is not offered to a part of a list's clients ([`super::part`]) is passed over for them
+//! while another one of the list is up, and does not make an answer shorter-lived: nothing is wrong with what was
+//! answered when a share changes, so a share waits for answers to expire and not the other way round. Parts that
+//! are answered alike share a row: a list without a busy PoP has one.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::{net::IpAddr, time::Duration};
@@ -18,7 +23,10 @@ use std::{net::IpAddr, time::Duration};
 use nearside_fleet::config::{AllDown, Service};
 use nearside_geoip::prefix::Family;
 
-use super::{AddressHealth, AddressState, HealthView, ListId, PopId, ServiceId, ServicePlan, Steering};
+use super::{
+    AddressHealth, AddressState, HealthView, ListId, PopId, ServiceId, ServicePlan, Steering,
+    order::name_hash, part,
+};
 
 /// Every answer every service can give under one state of health.
 #[derive(Debug, Default)]
@@ -26,11 +34,34 @@ pub struct Table {
     services: Box<[ServiceAnswers]>,
 }
 
-/// One service's answers, by [`ListId`].
+/// One service's answers, by row.
 #[derive(Debug)]
 struct ServiceAnswers {
     ipv4: Box<[Chosen<Ipv4Addr>]>,
     ipv6: Box<[Chosen<Ipv6Addr>]>,
+    rows: Rows,
+}
+
+/// Where a [`ListId`] is answered.
+#[derive(Debug)]
+enum Rows {
+    /// A row per list.
+    List,
+    /// The service sheds, and nobody is busy: a row per list, whatever the part.
+    Whole,
+    /// Row of each part of each list.
+    Part(Box<[u32]>),
+}
+
+impl Rows {
+    #[inline]
+    fn of(&self, list: ListId) -> usize {
+        match self {
+            Self::List => list.0 as usize,
+            Self::Whole => part::split(list).0.0 as usize,
+            Self::Part(rows) => rows[list.0 as usize] as usize,
+        }
+    }
 }
 
 /// The addresses of one family that answer one list's clients.
@@ -75,7 +106,8 @@ pub struct AllDownAt {
 impl Table {
     /// One service with one list that is answered so.
     pub(crate) fn of(ipv4: Chosen<Ipv4Addr>, ipv6: Chosen<Ipv6Addr>) -> Self {
-        Self { services: Box::new([ServiceAnswers { ipv4: Box::new([ipv4]), ipv6: Box::new([ipv6]) }]) }
+        let (ipv4, ipv6) = (Box::new([ipv4]), Box::new([ipv6]));
+        Self { services: Box::new([ServiceAnswers { ipv4, ipv6, rows: Rows::List }]) }
     }
 }
 
@@ -84,10 +116,20 @@ impl Table {
     pub fn build(steering: &Steering, health: &HealthView) -> Self {
         let answers = steering.services.iter().map(|plan| {
             let health = ServiceHealth::new(steering, plan, health);
-            let lists = &plan.plan.lists;
+            let (kinds, rows) = health.rows(&plan.plan.lists, plan.sheds);
+            let row = |&(list, part): &(usize, u32)| (&plan.plan.lists[list], part);
             ServiceAnswers {
-                ipv4: lists.iter().map(|list| health.choose(&health.ipv4, list)).collect(),
-                ipv6: lists.iter().map(|list| health.choose(&health.ipv6, list)).collect(),
+                ipv4: kinds
+                    .iter()
+                    .map(row)
+                    .map(|(list, part)| health.choose(&health.ipv4, list, part))
+                    .collect(),
+                ipv6: kinds
+                    .iter()
+                    .map(row)
+                    .map(|(list, part)| health.choose(&health.ipv6, list, part))
+                    .collect(),
+                rows,
             }
         });
         Self { services: answers.collect() }
@@ -98,7 +140,8 @@ impl Table {
     /// `service` and `list` must come from the [`super::Steering`] the table was built from.
     #[inline]
     pub fn ipv4(&self, service: ServiceId, list: ListId) -> &Chosen<Ipv4Addr> {
-        &self.services[service.0 as usize].ipv4[list.0 as usize]
+        let answers = &self.services[service.0 as usize];
+        &answers.ipv4[answers.rows.of(list)]
     }
 
     /// The AAAA answer of a service for a list.
@@ -106,7 +149,8 @@ impl Table {
     /// `service` and `list` must come from the [`super::Steering`] the table was built from.
     #[inline]
     pub fn ipv6(&self, service: ServiceId, list: ListId) -> &Chosen<Ipv6Addr> {
-        &self.services[service.0 as usize].ipv6[list.0 as usize]
+        let answers = &self.services[service.0 as usize];
+        &answers.ipv6[answers.rows.of(list)]
     }
 
     /// Whether any list of a service has addresses of this family, healthy or not: where none has,
@@ -147,6 +191,17 @@ pub(super) struct ServiceHealth<'a> {
     pub(super) ipv6: Vec<Vec<(Ipv6Addr, AddressHealth)>>,
     /// What [`AllDown::Pops`] names.
     last_resort: Vec<PopId>,
+    /// PoPs that are offered to a part of their clients only.
+    busy: Vec<Busy>,
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+struct Busy {
+    pop: PopId,
+    seed: u64,
+    /// Parts it is offered to.
+    offered: u32,
 }
 
 impl<'a> ServiceHealth<'a> {
@@ -170,13 +225,61 @@ impl<'a> ServiceHealth<'a> {
             ipv4: vec![Vec::new(); steering.pops.len()],
             ipv6: vec![Vec::new(); steering.pops.len()],
             last_resort,
+            busy: Vec::new(),
         };
         for (at, pop) in steering.pops.iter().enumerate().filter(|&(at, _)| used[at]) {
             let of = |addr: IpAddr| view.address(service, &pop.name, addr);
             health.ipv4[at] = pop.ipv4.iter().map(|&addr| (addr, of(addr.into()))).collect();
             health.ipv6[at] = pop.ipv6.iter().map(|&addr| (addr, of(addr.into()))).collect();
+            // Without offers nothing is looked up: a thousand PoPs would be a thousand names to copy.
+            if plan.sheds
+                && !view.offers.is_empty()
+                && let Some(offer) = view.offers.get(&(service.name.clone(), pop.name.clone()))
+            {
+                let (pop, seed) = (PopId(at as u32), name_hash(&pop.name));
+                health.busy.push(Busy { pop, seed, offered: part::offered(offer.share) });
+            }
         }
         health
+    }
+
+    /// Rows, each a list and one of the parts it answers, and where every part of every list finds its row.
+    fn rows(&self, lists: &[Box<[PopId]>], sheds: bool) -> (Vec<(usize, u32)>, Rows) {
+        let whole = (0..lists.len()).map(|list| (list, 0));
+        if !sheds {
+            return (whole.collect(), Rows::List);
+        }
+        if self.busy.is_empty() {
+            return (whole.collect(), Rows::Whole);
+        }
+        let mut kinds = Vec::with_capacity(lists.len());
+        let mut rows = Vec::with_capacity(lists.len() * part::PARTS as usize);
+        for (number, list) in lists.iter().enumerate() {
+            let busy: Vec<&Busy> = self.busy.iter().filter(|busy| list.contains(&busy.pop)).collect();
+            // Who is passed over, and its row. A list has few busy PoPs: at most a few dozen kinds of parts.
+            let mut seen: Vec<(Vec<bool>, u32)> = Vec::new();
+            for part in 0..part::PARTS {
+                let passed: Vec<bool> =
+                    busy.iter().map(|busy| !part::is_offered(busy.seed, part, busy.offered)).collect();
+                let row = match seen.iter().find(|(kind, _)| *kind == passed) {
+                    Some((_, row)) => *row,
+                    None => {
+                        kinds.push((number, part));
+                        let row = kinds.len() as u32 - 1;
+                        seen.push((passed, row));
+                        row
+                    }
+                };
+                rows.push(row);
+            }
+        }
+        (kinds, Rows::Part(rows.into()))
+    }
+
+    /// Whether a PoP is offered to a part of its clients.
+    pub(super) fn is_offered(&self, pop: PopId, part: u32) -> bool {
+        let busy = self.busy.iter().find(|busy| busy.pop == pop);
+        busy.is_none_or(|busy| part::is_offered(busy.seed, part, busy.offered))
     }
 
     /// The same health, but for one PoP that is down for good.
@@ -192,20 +295,20 @@ impl<'a> ServiceHealth<'a> {
         health
     }
 
-    /// The answer of one family for one list.
-    pub(super) fn choose<A: Copy>(&self, pops: &[Vec<(A, AddressHealth)>], list: &[PopId]) -> Chosen<A> {
-        let mut answer = Answer::new();
-        let mut has_family = false;
-        for &pop in list {
-            let addresses = &pops[pop.0 as usize];
-            has_family |= !addresses.is_empty();
-            answer.add(pop, addresses, |state| state == AddressState::Up);
-            if answer.pops.len() >= self.service.answers.max(1) {
-                break;
-            }
+    /// The answer of one family for one part of one list's clients.
+    pub(super) fn choose<A: Copy>(
+        &self,
+        pops: &[Vec<(A, AddressHealth)>],
+        list: &[PopId],
+        part: u32,
+    ) -> Chosen<A> {
+        if !list.iter().any(|&pop| !pops[pop.0 as usize].is_empty()) {
+            return Answer::new().finish(self.service, Basis::NoFamily);
         }
-        if !has_family {
-            return answer.finish(self.service, Basis::NoFamily);
+        let mut answer = self.healthy(pops, list, |pop| self.is_offered(pop, part));
+        if answer.pops.is_empty() && !self.busy.is_empty() {
+            // Better busy than dead.
+            answer = self.healthy(pops, list, |_| true);
         }
         if !answer.pops.is_empty() {
             return answer.finish(self.service, Basis::Healthy);
@@ -229,6 +332,23 @@ impl<'a> ServiceHealth<'a> {
             }
         }
         answer.finish(self.service, Basis::AllDown)
+    }
+
+    /// The first PoPs of a list that are up, among those that `offered` does not pass over.
+    fn healthy<A: Copy>(
+        &self,
+        pops: &[Vec<(A, AddressHealth)>],
+        list: &[PopId],
+        offered: impl Fn(PopId) -> bool,
+    ) -> Answer<A> {
+        let mut answer = Answer::new();
+        for &pop in list.iter().filter(|&&pop| offered(pop)) {
+            answer.add(pop, &pops[pop.0 as usize], |state| state == AddressState::Up);
+            if answer.pops.len() >= self.service.answers.max(1) {
+                break;
+            }
+        }
+        answer
     }
 }
 

@@ -60,7 +60,30 @@ fn service(name: &str, strategy: Strategy) -> Service {
         ttl_max: Duration::from_secs(300),
         all_down: AllDown::All,
         alpn: vec![],
+        shed_above: None,
     }
+}
+
+/// Every strategy, without and with shedding.
+fn every_strategy_twice() -> Vec<Service> {
+    let shedding = every_strategy().into_iter().map(|service| Service {
+        name: format!("x-{}", service.name),
+        shed_above: Some(0.8),
+        ..service
+    });
+    every_strategy().into_iter().chain(shedding).collect()
+}
+
+/// Health in which everything passes, and a few PoPs are busy for every service.
+fn busy(config: &Config, shares: &[(&str, f64)]) -> HealthView {
+    let mut view = health(&[]);
+    for service in config.services.keys() {
+        for &(pop, share) in shares {
+            let offer = Offer { share, load: Some(0.93), above: 0.8 };
+            view.offers.insert((service.clone(), pop.to_owned()), offer);
+        }
+    }
+    view
 }
 
 fn config(services: impl IntoIterator<Item = Service>) -> Config {
@@ -295,7 +318,7 @@ fn every_strategy() -> Vec<Service> {
 #[test]
 fn a_caching_resolver_never_hands_out_another_networks_pop() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = config(every_strategy());
+    let mut config = config(every_strategy_twice());
     config.geoip.databases = vec![database(&dir, "a.mmdb", 3, 4000)];
     let steering = compile(&config);
     for seed in 0..2 {
@@ -536,11 +559,12 @@ fn ttl_stays_within_the_services_bounds() {
 #[test]
 fn explains_what_the_query_path_does() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = config(every_strategy());
+    let mut config = config(every_strategy_twice());
     config.geoip.databases = vec![database(&dir, "a.mmdb", 3, 4000)];
     let geo = open_geo(&config.geoip).unwrap();
     let steering = Steering::compile(&config, &geo).unwrap();
-    let view = health(&["192.0.2.1"]);
+    let mut view = busy(&config, &[("fra", 0.3), ("nyc", 0.6)]);
+    view.checks.extend(health(&["192.0.2.1"]).checks);
     let table = Table::build(&steering, &view);
     let mut rng = fastrand::Rng::with_seed(4);
     for _ in 0..500 {
@@ -554,6 +578,10 @@ fn explains_what_the_query_path_does() {
             assert_eq!(told.ipv4.addresses, v4.addresses.iter().map(|&a| IpAddr::V4(a)).collect::<Vec<_>>());
             let [died, _] = told.if_first_died.as_ref().unwrap();
             assert!(died.basis == Basis::AllDown || died.pops[0] != told.ipv4.pops[0]);
+            for candidate in &told.candidates {
+                let busy = told.service.starts_with("x-") && ["fra", "nyc"].contains(&&*candidate.pop);
+                assert_eq!(candidate.offer.is_some(), busy, "{}", told.service);
+            }
             if told.service == "rules" {
                 let rule = told.rule.as_ref().map(|rule| rule.number);
                 let network: Prefix = "13.0.0.0/12".parse().unwrap();
@@ -635,4 +663,88 @@ fn tells_who_would_move() {
     assert!((share - told).abs() < 0.01, "{share} {told}");
     assert!(diff.services[0].ipv4_first <= diff.services[0].ipv4_addresses);
     assert!(!diff.services[0].moves.is_empty() && diff.services[0].ipv6_sites > 0.0);
+}
+
+#[test]
+fn whoever_shares_a_scope_is_shed_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config =
+        config(every_strategy_twice().into_iter().filter(|service| service.shed_above.is_some()));
+    config.geoip.databases = vec![database(&dir, "a.mmdb", 1, 4000)];
+    let steering = compile(&config);
+    let table = Table::build(&steering, &busy(&config, &[("fra", 0.3), ("nyc", 0.6), ("sin", 0.1)]));
+    let seed = fastrand::u64(..);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for _ in 0..20_000 {
+        let (addr, source) = (random_client(&mut rng), random_client(&mut rng));
+        for service in (0..config.services.len() as u32).map(ServiceId) {
+            let ask = |addr: IpAddr| {
+                let bits = if addr.is_ipv4() { 32 } else { 128 };
+                let steered = steering.lookup(service, Client { subnet: Some((addr, bits)), source });
+                let answer = table.ipv4(service, steered.list).pops.clone();
+                (steered, answer, table.ipv6(service, steered.list).pops.clone())
+            };
+            let here = ask(addr);
+            let other = inside(Prefix::containing(addr, here.0.scope), &mut rng);
+            assert_eq!(ask(other), here, "{service:?}: {addr} and {other}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_busy_pop_is_passed_over_for_the_part_it_is_not_offered_to() {
+    let shedding = Service { shed_above: Some(0.8), ..service("web", Strategy::Nearest) };
+    let config = config([shedding]);
+    let steering = compile(&config);
+    // Networks all over the places where fra is nearest.
+    let near_fra: Vec<IpAddr> = (0..65_536u32)
+        .map(|number| Ipv4Addr::from_bits(number << 16 | 1).into())
+        .filter(|addr| list_of(&steering, "web", client(&IpAddr::to_string(addr)))[0] == "fra")
+        .collect();
+    assert!(near_fra.len() > 10_000, "{}", near_fra.len());
+    let answered = |shares: &[(&str, f64)], view: Option<HealthView>| -> Vec<String> {
+        let table = Table::build(&steering, &view.unwrap_or_else(|| busy(&config, shares)));
+        let first = |addr: &IpAddr| {
+            let list = steering.lookup(ServiceId(0), client(&addr.to_string())).list;
+            steering.pop_name(table.ipv4(ServiceId(0), list).pops[0]).to_owned()
+        };
+        near_fra.iter().map(first).collect()
+    };
+    let share =
+        |pops: &[String]| pops.iter().filter(|pop| *pop == "fra").count() as f64 / near_fra.len() as f64;
+    let all = answered(&[], None);
+    assert_eq!(share(&all), 1.0);
+    let half = answered(&[("fra", 0.5)], None);
+    let third = answered(&[("fra", 0.3)], None);
+    assert!((share(&half) - 0.5).abs() < 0.03, "{}", share(&half));
+    assert!((share(&third) - 0.3).abs() < 0.03, "{}", share(&third));
+    // Who is sent away stays away, and nobody else moves.
+    assert!(half.iter().zip(&third).all(|(half, third)| half == "fra" || half == third));
+    // Where the next one is busy too, the one after; where all are, the nearest.
+    let both = answered(&[("fra", 0.3), ("nyc", 0.3), ("sin", 0.3), ("gru", 0.3), ("syd", 0.3)], None);
+    assert!(share(&both) > 0.3 + 0.7f64.powi(3) - 0.05, "{}", share(&both));
+
+    // Busy is better than dead: with all the others down, nobody is sent away, and no alarm is raised.
+    let others = ["192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"];
+    let mut view = busy(&config, &[("fra", 0.1)]);
+    view.checks.extend(health(&others).checks);
+    assert_eq!(share(&answered(&[], Some(view.clone()))), 1.0);
+    let table = Table::build(&steering, &view);
+    let basis = |addr: &IpAddr| {
+        table.ipv4(ServiceId(0), steering.lookup(ServiceId(0), client(&addr.to_string())).list).basis
+    };
+    assert!(near_fra.iter().all(|addr| basis(addr) == Basis::Healthy));
+    // A busy PoP that is passed over does not shorten the answer: nothing rests on it.
+    let mut view = busy(&config, &[("fra", 0.0)]);
+    for (_, health) in view.checks.iter_mut().filter(|((_, addr), _)| addr.to_string() == "192.0.2.1") {
+        health.unchanged_for = Duration::from_secs(7);
+    }
+    let table = Table::build(&steering, &view);
+    let ttls: Vec<u32> = near_fra
+        .iter()
+        .map(|addr| {
+            table.ipv4(ServiceId(0), steering.lookup(ServiceId(0), client(&addr.to_string())).list).ttl
+        })
+        .collect();
+    assert!(ttls.contains(&60) && ttls.contains(&7), "both parts are there");
 }

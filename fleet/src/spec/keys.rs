@@ -28,8 +28,19 @@ pub(crate) const CHECK: &[&str] = &[
     "type", "port", "host", "path", "status", "body", "verify", "ca", "command", "family", "interval",
     "timeout", "rise", "fall", "views",
 ];
-pub(crate) const SERVICE: &[&str] =
-    &["pops", "strategy", "weights", "rule", "checks", "answers", "candidates", "ttl", "all_down", "alpn"];
+pub(crate) const SERVICE: &[&str] = &[
+    "pops",
+    "strategy",
+    "weights",
+    "rule",
+    "checks",
+    "answers",
+    "candidates",
+    "ttl",
+    "all_down",
+    "alpn",
+    "shed_above",
+];
 pub(crate) const RULE: &[&str] = &["when", "pops"];
 pub(crate) const TTL: &[&str] = &["min", "max"];
 pub(crate) const ZONE: &[&str] = &["file", "names"];

@@ -30,6 +30,8 @@ const ANSWERS_MAX: i64 = 12;
 /// PoPs kept per place.
 const CANDIDATES_MAX: i64 = 64;
 const CANDIDATES_DEFAULT: i64 = 3;
+/// Probes and the edge's own work make a load of a few hundredths without a single client.
+const SHED_ABOVE_MIN: f64 = 0.05;
 
 pub(super) fn checks(top: &Section<'_>) -> BTreeMap<Id, Check> {
     let mut checks = BTreeMap::new();
@@ -206,9 +208,11 @@ fn service(
     }
     let candidates = (candidates.unwrap_or(CANDIDATES_DEFAULT) as usize).max(answers);
     let (ttl_min, ttl_max) = ttl(section);
+    let named = references(section, "checks", "check", checks);
     Some(Service {
         strategy: strategy(section, &members, pops)?,
-        checks: references(section, "checks", "check", checks),
+        shed_above: shed_above(section, named.iter().filter_map(|name| checks.get(name))),
+        checks: named,
         answers,
         candidates,
         ttl_min,
@@ -218,6 +222,19 @@ fn service(
         pops: members,
         name,
     })
+}
+
+/// Loads come with the answers of `http` and `https` checks; without one there is nothing to go by.
+fn shed_above<'c>(section: &Section<'_>, mut checks: impl Iterator<Item = &'c Check>) -> Option<f64> {
+    let above = section.number("shed_above", SHED_ABOVE_MIN, 1.0)?;
+    if !checks.any(|check| matches!(check.probe, Probe::Http(_) | Probe::Https { .. })) {
+        let message = format!(
+            "{}: no http or https check of this service, so no load is known",
+            section.name("shed_above")
+        );
+        section.doc.warn(section.place_of("shed_above"), message);
+    }
+    Some(above)
 }
 
 /// A list of names of another section's.
