@@ -197,6 +197,8 @@ pub struct Purges {
     latest: AtomicU64,
     widened: AtomicU64,
     journal: Option<Mutex<Journal>>,
+    /// There is a journal that can't be used now, beside things stored that a later start may find again.
+    is_cut_off: bool,
 }
 
 #[derive(Debug)]
@@ -217,7 +219,15 @@ impl Purges {
             latest: AtomicU64::new(0),
             widened: AtomicU64::new(0),
             journal: None,
+            is_cut_off: false,
         }
+    }
+
+    /// As [`Purges::in_memory`], for a store whose directory can't be used: what lies there may be found again by a later
+    /// start, so a purge of this node alone is in force, and not acknowledged. The fleet's are: home sends again what the
+    /// journal there does not know.
+    pub fn cut_off() -> Purges {
+        Purges { is_cut_off: true, ..Purges::in_memory() }
     }
 
     /// Reads the journal at `path`, or begins one. A torn last line was never acknowledged and is dropped; a line
@@ -309,6 +319,14 @@ impl Purges {
     /// # Errors
     /// [`PurgeError`].
     pub fn apply(&self, order: &Order, now: Timestamp) -> Result<Applied, PurgeError> {
+        let applied = self.put_in_force(order, now)?;
+        if self.is_cut_off && order.sequence.is_none() {
+            return Err(PurgeError::NotDurable(io::Error::other("the cache directory is not in use")));
+        }
+        Ok(applied)
+    }
+
+    fn put_in_force(&self, order: &Order, now: Timestamp) -> Result<Applied, PurgeError> {
         if let Scope::Key(key) = &order.scope {
             CacheKey::parse(key).ok_or_else(|| PurgeError::NotAKey(key.clone()))?;
         }
@@ -339,7 +357,7 @@ impl Purges {
     /// # Errors
     /// [`PurgeError::NotDurable`].
     pub fn catch_up(&self, sequence: u64, now: Timestamp) -> Result<(), PurgeError> {
-        self.apply(&Order { scope: Scope::All, kind: Kind::Soft, sequence: None }, now)?;
+        self.put_in_force(&Order { scope: Scope::All, kind: Kind::Soft, sequence: None }, now)?;
         self.skip_to(sequence)
     }
 
@@ -800,6 +818,17 @@ mod tests {
         let purges = Purges::open(&path, 0).unwrap();
         assert_eq!((purges.sequence(), purges.records()), (1, 0));
         assert!(purges.next_tick() > tick);
+    }
+
+    #[test]
+    fn without_its_directory_only_the_fleets_purges_are_acknowledged() {
+        let purges = Purges::cut_off();
+        let local = purges.apply(&order(Scope::All, Kind::Hard), NOW);
+        assert!(matches!(local, Err(PurgeError::NotDurable(_))), "{local:?}");
+        assert_eq!(check(&purges, "s", "/", "", 1), Validity::Gone, "in force");
+        let of_fleet = Order { scope: Scope::All, kind: Kind::Hard, sequence: Some(1) };
+        assert!(matches!(purges.apply(&of_fleet, NOW), Ok(Applied::Now)));
+        assert_eq!(purges.sequence(), 1);
     }
 
     #[test]

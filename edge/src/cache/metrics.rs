@@ -62,6 +62,10 @@ pub enum Kind {
 metrics! {
     /// Objects committed by fills.
     Counter objects_stored,
+    /// Objects written to the disk's segments: what was asked for twice, and heads of large ones.
+    Counter disk_records,
+    /// Bytes written for them.
+    Counter disk_record_bytes,
     /// Objects dropped from memory for space.
     Counter memory_evicted,
     /// Files and segments dropped from disk for space.

@@ -33,7 +33,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -142,6 +142,8 @@ pub struct Cache {
     fetches: Mutex<BTreeMap<u64, u32>>,
     metrics: Arc<Metrics>,
     sweeper: sweep::Signal,
+    /// Tick of the newest purge that a sweep has seen.
+    swept: AtomicU64,
 }
 
 impl Cache {
@@ -169,6 +171,7 @@ impl Cache {
         });
         let (disk, loaded, purges) = match opened {
             Some((disk, loaded, purges)) => (Some(disk), Some(loaded), purges),
+            None if options.dir.is_some() => (None, None, Purges::cut_off()),
             None => (None, None, Purges::in_memory()),
         };
         let began_empty = loaded.as_ref().is_none_or(|loaded| loaded.packed.is_empty());
@@ -185,6 +188,7 @@ impl Cache {
             fetches: Mutex::default(),
             metrics,
             sweeper,
+            swept: AtomicU64::new(0),
         });
         if let (Some(disk), Some(loaded)) = (&cache.disk, loaded) {
             disk.attach(&cache.this);
@@ -229,7 +233,7 @@ impl Cache {
                 Validity::Valid => None,
                 Validity::StaleSince(at) => Some(at),
                 Validity::Gone => {
-                    self.remove(hash, |variant| variant.id() == object.id);
+                    self.remove_purged(hash, |variant| variant.id() == object.id);
                     continue;
                 }
             };
@@ -549,7 +553,7 @@ impl Cache {
         self.admit(Entry::object(Arc::clone(&done)));
         // A purge may have come between the check and the replacement: look again, now that it can be found.
         if done.validity(self) == Validity::Gone {
-            self.remove(done.hash, |variant| variant.id() == done.id);
+            self.remove_purged(done.hash, |variant| variant.id() == done.id);
         }
     }
 
@@ -604,13 +608,18 @@ impl Cache {
     fn remove_key(&self, key: &CacheKey) {
         let hash = KeyHash::of(key, self.secret);
         // By hash alone: of two keys that collide, losing the other one is a miss.
-        self.remove(hash, |_| true);
+        self.remove_purged(hash, |_| true);
     }
 
-    fn remove(&self, hash: KeyHash, gone: impl FnMut(&Variant) -> bool) {
+    fn remove(&self, hash: KeyHash, gone: impl FnMut(&Variant) -> bool) -> usize {
         let removed = self.index.remove(hash, gone);
-        self.metrics.purged.add(removed.len() as u64);
+        let count = removed.len();
         self.discard(hash, removed, None);
+        count
+    }
+
+    fn remove_purged(&self, hash: KeyHash, gone: impl FnMut(&Variant) -> bool) {
+        self.metrics.purged.add(self.remove(hash, gone) as u64);
     }
 
     /// Forgets what left the index: its record, and its file unless that is `kept`.

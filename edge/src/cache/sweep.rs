@@ -1,4 +1,5 @@
-//! Removes what purges cover, in the background, so that their records and its bytes can go.
+//! Removes what purges cover, in the background, so that their records and its bytes can go; and what the index says of
+//! segments that were dropped for space.
 //!
 //! A lookup never needs it: it checks for itself. The sweep frees memory soon after a wide purge; and when records
 //! have piled up it reads every head on disk too, snapshots the index without what is covered, and only then forgets
@@ -6,7 +7,7 @@
 
 use std::{
     io,
-    sync::{Arc, Weak, mpsc},
+    sync::{Arc, Weak, atomic::Ordering, mpsc},
     thread,
     time::Duration,
 };
@@ -72,8 +73,14 @@ pub(super) enum Depth {
 
 impl Cache {
     fn sweep(&self) {
+        if let Some(disk) = &self.disk {
+            disk.forget_lost_records(&self.index);
+        }
         let depth = if self.purges.records() > RECORDS_MAX { Depth::Disk } else { Depth::Memory };
-        self.sweep_to(depth);
+        let is_swept = self.swept.swap(self.purges.latest(), Ordering::AcqRel) >= self.purges.latest();
+        if depth == Depth::Disk || !is_swept {
+            self.sweep_to(depth);
+        }
     }
 
     /// Sweeps now. Waits for the disk.
@@ -119,7 +126,7 @@ impl Cache {
             };
             if goes {
                 let id = variant.id();
-                self.remove(hash, |known| known.id() == id);
+                self.remove_purged(hash, |known| known.id() == id);
             }
         }
     }

@@ -5,6 +5,8 @@
 //! file: what follows was not acknowledged to anyone. Nothing here is synced per record: losing the
 //! end of a journal loses cached objects, never a purge, which has a journal of its own.
 
+use std::num::NonZeroU32;
+
 use bytes::{Buf, BufMut};
 
 use super::segment::Place;
@@ -48,9 +50,9 @@ impl Record {
                 rest.put_u64_le(id);
                 rest.put_u32_le(place.segment);
                 rest.put_u32_le(place.offset);
-                rest.put_u32_le(place.length);
+                rest.put_u32_le(place.length.get());
                 rest.put_u64_le(file);
-                rest.put_u64_le(vary);
+                rest.put_u64_le(u64::from(vary));
             }
             Record::Drop { hash, id } => {
                 rest.put_u8(2);
@@ -121,10 +123,10 @@ impl Record {
                     place: Place {
                         segment: from.try_get_u32_le().ok()?,
                         offset: from.try_get_u32_le().ok()?,
-                        length: from.try_get_u32_le().ok()?,
+                        length: NonZeroU32::new(from.try_get_u32_le().ok()?)?,
                     },
                     file: from.try_get_u64_le().ok()?,
-                    vary: from.try_get_u64_le().ok()?,
+                    vary: from.try_get_u64_le().ok()? as u32,
                 },
             },
             2 => {
@@ -157,12 +159,10 @@ mod tests {
 
     fn all() -> Vec<Record> {
         let hash = KeyHash(77 << 64 | 5);
+        let place = Place { segment: 1, offset: 2, length: NonZeroU32::MIN };
         vec![
             Record::Snapshot { journal: 3 },
-            Record::Put {
-                hash,
-                packed: Packed { id: 9, place: Place { segment: 1, offset: 2, length: 3 }, file: 0, vary: 8 },
-            },
+            Record::Put { hash, packed: Packed { id: 9, place, file: 0, vary: 8 } },
             Record::Drop { hash, id: 9 },
             Record::File { file: 4, hash, length: None },
             Record::File { file: 4, hash, length: Some(10) },

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{Disk, DiskFile, Record, segment::Place};
+use super::{Disk, DiskFile, Record};
 use crate::cache::{
     index::{KeyHash, Packed},
     live::CHUNK_BYTES,
@@ -88,19 +88,15 @@ fn adopt_files(disk: &Disk, packed: &[(KeyHash, Packed)], files: HashMap<u64, Ar
 }
 
 fn adopt_segments(disk: &Disk, packed: &[(KeyHash, Packed)], found: &HashSet<u32>) -> io::Result<()> {
-    let mut keys: HashMap<u32, Vec<(KeyHash, Place)>> = HashMap::new();
-    for (hash, packed) in packed {
-        keys.entry(packed.place.segment).or_default().push((*hash, packed.place));
-    }
+    let used: HashSet<u32> = packed.iter().map(|(_, packed)| packed.place.segment).collect();
     let mut ids: Vec<u32> = found.iter().copied().collect();
     ids.sort_unstable();
     for id in ids {
-        match keys.remove(&id) {
-            Some(keys) => {
-                *disk.add_segment(id)?.keys.lock() = keys;
-                disk.used.fetch_add(disk.segment_bytes, Ordering::AcqRel);
-            }
-            None => drop(fs::remove_file(disk.segment_path(id))),
+        if used.contains(&id) {
+            disk.add_segment(id)?;
+            disk.used.fetch_add(disk.segment_bytes, Ordering::AcqRel);
+        } else {
+            drop(fs::remove_file(disk.segment_path(id)));
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     time::{Duration, Instant},
@@ -43,7 +43,7 @@ use self::{
 };
 use super::{
     Cache,
-    index::KeyHash,
+    index::{Index, KeyHash},
     io::{Inline, read_cached},
     metrics::Metrics,
     object::Object,
@@ -60,6 +60,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 const QUEUE_MAX: usize = 8192;
 /// Content bytes that jobs hold on to.
 const QUEUE_BYTES_MAX: u64 = 32 << 20;
+/// Longest journal: replaying it takes well under a second. Small tiers have shorter ones.
+const JOURNAL_BYTES_MAX: u64 = 32 << 20;
 /// How long a start waits for the process before it to let go of the directory.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const FORMAT: &str = "nearside-cache 1";
@@ -84,6 +86,8 @@ pub(super) struct Disk {
     dir: PathBuf,
     bytes_max: u64,
     segment_bytes: u64,
+    /// A journal past this is replaced by a snapshot.
+    journal_bytes_max: u64,
     /// Keys hashes, so that strangers can't aim at a collision.
     pub secret: u128,
     this: Weak<Disk>,
@@ -93,13 +97,17 @@ pub(super) struct Disk {
     probation_used: AtomicU64,
     files: Mutex<HashMap<u64, Arc<DiskFile>>>,
     segments: Segments,
+    /// Segments were dropped since the last [`Disk::forget_lost_records`].
+    lost_segments: AtomicBool,
     order: Mutex<Order>,
     open: Mutex<VecDeque<Weak<DiskFile>>>,
     paused_until: Mutex<Option<Instant>>,
     jobs: mpsc::SyncSender<Job>,
     queued_bytes: AtomicU64,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
-    _lock: File,
+    /// Held until [`Disk::close`]; from then on the directory is another's, and nothing in it is touched.
+    lock: Mutex<Option<File>>,
+    is_closed: AtomicBool,
 }
 
 impl Disk {
@@ -123,6 +131,7 @@ impl Disk {
             // The rest is for journal and snapshots.
             bytes_max: bytes_max - bytes_max / 16,
             segment_bytes: (bytes_max / 256).clamp(1 << 20, 256 << 20),
+            journal_bytes_max: (bytes_max / 64).clamp(1 << 18, JOURNAL_BYTES_MAX),
             secret,
             this: Weak::clone(this),
             metrics: Arc::clone(metrics),
@@ -131,13 +140,15 @@ impl Disk {
             probation_used: AtomicU64::new(0),
             files: Mutex::default(),
             segments: Segments::default(),
+            lost_segments: AtomicBool::new(false),
             order: Mutex::default(),
             open: Mutex::default(),
             paused_until: Mutex::new(None),
             jobs,
             queued_bytes: AtomicU64::new(0),
             writer: Mutex::new(None),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
+            is_closed: AtomicBool::new(false),
         });
         let loaded = load::load(&disk)?;
         *disk.writer.lock() = Some(writer::start(&disk, queue, &loaded)?);
@@ -170,6 +181,7 @@ impl Disk {
 
     /// Creates the file of a content. Waits for the disk.
     pub fn create(&self, (hash, id, length): (KeyHash, u64, Option<u64>)) -> io::Result<Arc<DiskFile>> {
+        self.check_open()?;
         let file = Arc::new(DiskFile::new(&self.this, self.file_path(id), id, hash, length));
         file.create()?;
         self.note_open(&file);
@@ -211,6 +223,9 @@ impl Disk {
     }
 
     fn unlink(&self, path: PathBuf, bytes: u64) {
+        if self.is_closed.load(Ordering::Acquire) {
+            return;
+        }
         if let Err(
             mpsc::TrySendError::Full(Job::Unlink(path)) | mpsc::TrySendError::Disconnected(Job::Unlink(path)),
         ) = self.jobs.try_send(Job::Unlink(path))
@@ -228,6 +243,7 @@ impl Disk {
     /// # Errors
     /// `StorageFull` when nothing more can go.
     pub fn reserve(&self, file: &DiskFile, bytes: u64) -> io::Result<()> {
+        self.check_open()?;
         self.make_room(bytes, Some(file.id))?;
         file.reserved.fetch_add(bytes, Ordering::AcqRel);
         if file.in_probation.load(Ordering::Acquire) {
@@ -313,14 +329,29 @@ impl Disk {
     }
 
     fn drop_segment(&self, id: u32) {
-        let Some(segment) = self.segments.remove(id) else { return };
+        if self.segments.remove(id).is_none() {
+            return;
+        }
         self.metrics.disk_evicted.one();
         self.journal(Record::DropSegment { segment: id });
-        let keys = std::mem::take(&mut *segment.keys.lock());
+        // What the index says of its records is found untrue at their next lookup, or by the sweep.
+        self.lost_segments.store(true, Ordering::Release);
         if let Some(cache) = self.cache() {
-            keys.into_iter().for_each(|(hash, place)| cache.index.forget_place(hash, place));
+            cache.sweeper.wake();
         }
         self.unlink(self.segment_path(id), self.segment_bytes);
+    }
+
+    /// Clears the index of records whose segments were dropped.
+    pub fn forget_lost_records(&self, index: &Index) {
+        if !self.lost_segments.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        // Looked up again where it says no: a segment may have been begun since.
+        let known = self.segments.ids();
+        index.forget_records(|place| {
+            !known.contains(&place.segment) && self.segments.find(place.segment).is_none()
+        });
     }
 
     fn add_segment(&self, id: u32) -> io::Result<Arc<Segment>> {
@@ -335,7 +366,7 @@ impl Disk {
     /// Reads a record: inline if the page cache has it, else on the blocking pool. `None`: gone, torn or unreadable.
     pub async fn read_record(&self, place: Place) -> Option<Unpacked> {
         let segment = self.segments.find(place.segment)?;
-        let mut buffer = vec![0; place.length as usize];
+        let mut buffer = vec![0; place.length.get() as usize];
         let read = match read_cached(&segment.file, &mut buffer, u64::from(place.offset)) {
             Ok(Inline::Filled) => Ok(Bytes::from(buffer)),
             Ok(Inline::WouldBlock) => {
@@ -412,13 +443,24 @@ impl Disk {
 
     // -- Failure.
 
-    /// Whether writing is suspended after a failure.
+    /// Whether writing is suspended after a failure, or over.
     pub fn is_paused(&self) -> bool {
-        self.paused_until.lock().is_some_and(|until| Instant::now() < until)
+        self.is_closed.load(Ordering::Acquire)
+            || self.paused_until.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        match self.is_closed.load(Ordering::Acquire) {
+            true => Err(io::Error::other("the cache directory is closed")),
+            false => Ok(()),
+        }
     }
 
     /// Something could not be written: pauses the tier, counts, and logs once per pause.
     pub fn failed(&self, doing: &str, error: &io::Error) {
+        if self.is_closed.load(Ordering::Acquire) {
+            return;
+        }
         self.metrics.disk_errors.one();
         let is_new = {
             let mut paused = self.paused_until.lock();
@@ -436,7 +478,8 @@ impl Disk {
         }
     }
 
-    /// Stops the writer after what it was given. Idempotent.
+    /// Stops the writer after what it was given, and lets go of the directory: bodies under way read on from the files
+    /// they have open, nothing is written or removed any more. Idempotent.
     pub fn close(&self) {
         let Some(writer) = self.writer.lock().take() else { return };
         let _ = self.jobs.send(Job::Stop);
@@ -444,11 +487,13 @@ impl Disk {
         if writer.thread().id() != std::thread::current().id() {
             let _ = writer.join();
         }
+        self.is_closed.store(true, Ordering::Release);
+        drop(self.lock.lock().take());
     }
 }
 
 fn read_place(segment: &Segment, place: Place) -> io::Result<Bytes> {
-    let mut buffer = vec![0; place.length as usize];
+    let mut buffer = vec![0; place.length.get() as usize];
     super::io::read_blocking(&segment.file, &mut buffer, u64::from(place.offset))?;
     Ok(buffer.into())
 }

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
+    num::NonZeroU32,
     path::PathBuf,
     sync::{
         Arc, Weak,
@@ -17,13 +18,14 @@ use std::{
 };
 
 use super::{Disk, Record, load, segment};
-use crate::cache::{
-    index::{Packed, Variant, vary_hash},
-    object::Object,
+use crate::{
+    cache::{
+        index::{Packed, Variant, vary_hash},
+        object::Object,
+    },
+    purge::Validity,
 };
 
-/// A journal past this is replaced by a snapshot: replaying it takes well under a second.
-const JOURNAL_BYTES_MAX: u64 = 32 << 20;
 /// How often a stopped store is noticed.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -124,7 +126,7 @@ impl Writer {
             }
             Job::Stop => {}
         }
-        if self.journal_bytes > JOURNAL_BYTES_MAX
+        if self.journal_bytes > disk.journal_bytes_max
             && let Err(error) = self.snapshot(disk)
         {
             disk.failed("writing a snapshot", &error);
@@ -137,18 +139,22 @@ impl Writer {
             return Ok(());
         }
         let Some(record) = segment::pack(object) else { return Ok(()) };
+        let Some(length) = NonZeroU32::new(record.len() as u32) else { return Ok(()) };
         let (segment, offset) = self.room(disk, record.len() as u64)?;
         segment.append(offset, &record)?;
-        let place = segment::Place { segment: segment.id, offset, length: record.len() as u32 };
-        segment.keys.lock().push((object.hash, place));
+        disk.metrics.disk_records.one();
+        disk.metrics.disk_record_bytes.add(record.len() as u64);
+        let place = segment::Place { segment: segment.id, offset, length };
         *object.place.lock() = Some(place);
         let vary = vary_hash(&object.meta().vary);
         let packed = Packed { id: object.id, place, file: object.file_id().unwrap_or(0), vary };
         self.append(disk, &Record::Put { hash: object.hash, packed });
+        // It may have left memory while it waited here, and been purged when no sweep could see it: those records may be
+        // forgotten as soon as all that waits here is written.
         if let Some(cache) = disk.cache()
             && !object.is_gone()
+            && object.validity(&cache) != Validity::Gone
         {
-            // It may have left memory while it waited here.
             cache.index.ensure(object.hash, Variant::Packed(packed));
         }
         Ok(())
@@ -183,11 +189,11 @@ impl Writer {
         let mut bytes = Vec::with_capacity(64);
         record.write(&mut bytes);
         let Some(journal) = &mut self.journal else { return };
-        self.journal_bytes += bytes.len() as u64;
+        self.journal_bytes = self.journal_bytes.saturating_add(bytes.len() as u64);
         if let Err(error) = journal.write_all(&bytes) {
             disk.failed("writing the journal", &error);
             // A journal with a hole in it ends there: what follows needs a new one, behind a snapshot.
-            self.journal_bytes = JOURNAL_BYTES_MAX + 1;
+            self.journal_bytes = u64::MAX;
         }
     }
 
@@ -197,7 +203,7 @@ impl Writer {
             && let Some(disk) = self.disk.upgrade()
         {
             disk.failed("writing the journal", &error);
-            self.journal_bytes = JOURNAL_BYTES_MAX + 1;
+            self.journal_bytes = u64::MAX;
         }
     }
 
