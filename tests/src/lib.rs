@@ -2,7 +2,8 @@
 //!
 //! What the tests in `tests/` share: a block of loopback addresses of one's own ([`loopback`]), processes
 //! that die with the test ([`process`]), waiting for a condition ([`wait`]), `dig` and `curl` as they are
-//! typed ([`dig`], [`curl`]), an origin that counts ([`origin`]), a whole fleet ([`fleet`]), and the failure drills ([`drills`]).
+//! typed ([`dig`], [`curl`]), origins that count ([`origin`]) and that lie
+//! ([`files`]), a client that misses no byte ([`visitor`]), a whole fleet ([`fleet`]), and the failure drills ([`drills`]).
 //!
 //! A failure here is a failed test: functions panic with what they saw rather than return errors.
 
@@ -13,8 +14,10 @@
 pub mod curl;
 pub mod dig;
 pub mod drills;
+pub mod files;
 pub mod fleet;
 pub mod loopback;
 pub mod origin;
 pub mod process;
+pub mod visitor;
 pub mod wait;

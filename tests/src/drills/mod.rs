@@ -3,6 +3,7 @@
 //! A drill is a function that panics with what it saw when the fleet did not cope. Each has a fleet of its
 //! own, so drills run in any order; each asserts what clients get *and* what an operator is told.
 
+mod cache;
 mod dns;
 mod serving;
 
@@ -54,5 +55,35 @@ pub const ALL: &[Drill] = &[
         name: "reload-storm",
         what: "zone and fleet file change without pause under load",
         run: dns::reload_storm,
+    },
+    Drill {
+        name: "kill-9",
+        what: "an edge is killed under load again and again; no wrong byte, nothing purged comes back",
+        run: cache::kill_9,
+    },
+    Drill {
+        name: "disk-full",
+        what: "the cache's disk is full; clients notice nothing, the operator does",
+        run: cache::disk_full,
+    },
+    Drill {
+        name: "disk-errors",
+        what: "the cache's disk fails or turns read-only; clients notice nothing",
+        run: cache::disk_errors,
+    },
+    Drill {
+        name: "lying-origin",
+        what: "an origin lies about lengths, ranges and versions; no lie is stored",
+        run: cache::lying_origin,
+    },
+    Drill {
+        name: "purge-during-fetch",
+        what: "a purge meets fetches under way, in every scope; they store nothing",
+        run: cache::purge_during_fetch,
+    },
+    Drill {
+        name: "restart-keeps-cache",
+        what: "what was asked for is there at once after a restart, planned or not",
+        run: cache::restart_keeps_cache,
     },
 ];
