@@ -102,6 +102,8 @@ metrics! {
     Counter collapsed,
     /// Waits for another's fetch that took too long.
     Counter waits_timed_out,
+    /// Responses that gave out in the store midway and went on from the origin.
+    Counter mended,
     /// Readers cut off because they held up a fill that could not be stored.
     Counter readers_cut,
     /// Objects found on disk and loaded.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use thiserror::Error;
 
-use super::log::Access;
+use super::{log::Access, mend::Stored};
 use crate::{
     cache,
     listen::connection::InFlight,
@@ -42,7 +42,7 @@ pub enum Part {
 enum Source {
     Empty,
     Whole(Bytes),
-    Stored(cache::Body),
+    Stored(Stored),
     Fetched(Box<FetchBody>),
     Cut { fetched: Box<FetchBody>, skip_bytes: u64, left_bytes: u64 },
     Parts { parts: std::vec::IntoIter<Part>, current: Option<cache::Body>, left_bytes: u64 },
@@ -73,7 +73,7 @@ impl Body {
     }
 
     /// An object's content.
-    pub fn stored(body: cache::Body) -> Self {
+    pub fn stored(body: Stored) -> Self {
         Body::new(Source::Stored(body))
     }
 
@@ -131,9 +131,7 @@ impl http_body::Body for Body {
                 body.source = Source::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Source::Stored(stored) => {
-                Pin::new(stored).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
-            }
+            Source::Stored(stored) => stored.poll_frame(cx),
             Source::Fetched(fetched) => Pin::new(fetched.as_mut())
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),

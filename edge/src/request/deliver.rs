@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
-use super::{Answer, Body, Exchange, Refusal, body::Part, now, partial};
+use super::{Answer, Body, Exchange, Refusal, body::Part, mend::Stored, now, partial};
 use crate::{
     cache::{Candidates, Object},
     policy::{
@@ -39,7 +39,7 @@ pub(super) fn serve_now(exchange: &Exchange, object: &Object) -> Serve {
 
 /// Answers with an object: whole, a part of it, or the news that it has not changed.
 pub(super) fn object(
-    exchange: &Exchange,
+    exchange: &Arc<Exchange>,
     object: &Arc<Object>,
     serve: &Serve,
     account: &CacheStatus,
@@ -52,7 +52,7 @@ pub(super) fn object(
 /// Answers with an object under other fields than the stored ones: whoever caused the fetch gets what
 /// the origin sent, with the fields that `private="…"` and `no-cache="…"` keep out of the store.
 pub(super) fn object_with(
-    exchange: &Exchange,
+    exchange: &Arc<Exchange>,
     object: &Arc<Object>,
     serve: &Serve,
     mut fields: HeaderMap,
@@ -73,7 +73,7 @@ pub(super) fn object_with(
 }
 
 fn content(
-    exchange: &Exchange,
+    exchange: &Arc<Exchange>,
     object: &Arc<Object>,
     status: &mut StatusCode,
     fields: &mut HeaderMap,
@@ -88,7 +88,8 @@ fn content(
         *status = StatusCode::PARTIAL_CONTENT;
         fields.insert(header::CONTENT_RANGE, span.content_range_of(complete_length));
         fields.insert(header::CONTENT_LENGTH, span.bytes().into());
-        return read(object, span.first - first..span.last + 1 - first);
+        let span = span.first - first..span.last + 1 - first;
+        return in_memory(object, &span).unwrap_or_else(|| Body::stored(Stored::plain(object, Some(span))));
     }
     let length = object.length();
     if let Some(length) = length {
@@ -107,7 +108,7 @@ fn content(
             }
             Extent::Parts(spans) => {
                 *status = StatusCode::PARTIAL_CONTENT;
-                return parts(object, &spans, length, fields);
+                return parts(exchange, object, &spans, length, fields);
             }
         }
         if !has_no_content(*status) {
@@ -117,17 +118,15 @@ fn content(
     match (&exchange.method, object.whole()) {
         (&Method::HEAD, _) => Body::empty(),
         (_, Some(whole)) if whole.len() <= FRAME_BYTES => Body::whole(whole.clone()),
-        _ => Body::stored(object.body(None)),
+        _ => Body::stored(Stored::mended(exchange, object, None)),
     }
 }
 
-/// Reads bytes `span` of an object: what is in memory and small enough goes out as one frame.
-fn read(object: &Arc<Object>, span: std::ops::Range<u64>) -> Body {
-    let slice = object.whole().and_then(|whole| {
-        let (start, end) = (usize::try_from(span.start).ok()?, usize::try_from(span.end).ok()?);
-        (end <= whole.len() && end - start <= FRAME_BYTES).then(|| whole.slice(start..end))
-    });
-    slice.map_or_else(|| Body::stored(object.body(Some(span))), Body::whole)
+/// Bytes `span` of an object: what is in memory and small enough goes out as one frame.
+fn in_memory(object: &Object, span: &std::ops::Range<u64>) -> Option<Body> {
+    let whole = object.whole()?;
+    let (start, end) = (usize::try_from(span.start).ok()?, usize::try_from(span.end).ok()?);
+    (end <= whole.len() && end - start <= FRAME_BYTES).then(|| Body::whole(whole.slice(start..end)))
 }
 
 /// 1xx, 204 and 304 have no content and no length (RFC 9110 section 8.6).
@@ -136,11 +135,19 @@ fn has_no_content(status: StatusCode) -> bool {
 }
 
 /// One span as it is, several as `multipart/byteranges` (RFC 9110 section 15.3.7).
-fn parts(object: &Arc<Object>, spans: &[Span], length: u64, fields: &mut HeaderMap) -> Body {
+fn parts(
+    exchange: &Arc<Exchange>,
+    object: &Arc<Object>,
+    spans: &[Span],
+    length: u64,
+    fields: &mut HeaderMap,
+) -> Body {
     if let [span] = spans {
         fields.insert(header::CONTENT_RANGE, span.content_range(length));
         fields.insert(header::CONTENT_LENGTH, span.bytes().into());
-        return read(object, span.first..span.last + 1);
+        let span = span.first..span.last + 1;
+        return in_memory(object, &span)
+            .unwrap_or_else(|| Body::stored(Stored::mended(exchange, object, Some(span))));
     }
     // 64 random bits: the content can't have been made to hold the boundary beforehand.
     let boundary = format!("{:016x}", fastrand::u64(..));

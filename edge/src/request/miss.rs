@@ -197,7 +197,7 @@ fn hint(exchange: &Exchange, found: &Candidates) -> u64 {
 }
 
 /// Other requests' fetch failed: ours would too.
-fn stand_in(exchange: &Exchange, found: &Candidates, need: &Need) -> Result<Answer, Refusal> {
+fn stand_in(exchange: &Arc<Exchange>, found: &Candidates, need: &Need) -> Result<Answer, Refusal> {
     match need.validates(found) {
         // Which of the two failures it was is not told; both allow it (RFC 9111 section 4.3.3).
         Some((stored, permit)) if now() < permit.silent.max(permit.erring) => {
@@ -209,7 +209,7 @@ fn stand_in(exchange: &Exchange, found: &Candidates, need: &Need) -> Result<Answ
     }
 }
 
-fn stale(exchange: &Exchange, object: &Arc<Object>, account: CacheStatus) -> Result<Answer, Refusal> {
+fn stale(exchange: &Arc<Exchange>, object: &Arc<Object>, account: CacheStatus) -> Result<Answer, Refusal> {
     let serve = deliver::serve_now(exchange, object);
     if partial::lacking(exchange, object, &serve).is_some() {
         // The origin that fails is the one that would have to fill the gaps.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`gate`] is Recv and Gate; this file looks up and chooses; [`miss`], [`partial`] and [`pass`] ask
-//! the origin; [`deliver`] makes the head. What may be decided about HTTP is decided by `policy`, what is kept is
+//! the origin, [`mend`] once more where the store's copy gives out; [`deliver`] makes the head. What may be decided about HTTP is decided by `policy`, what is kept is
 //! kept by `cache`; here only the order of things lives. Errors are [`Refusal`]s all the way and become
 //! statuses in [`refusal`].
 //!
@@ -23,6 +23,7 @@ pub mod gate;
 pub mod incoming;
 pub mod interim;
 pub mod log;
+pub mod mend;
 pub mod miss;
 pub mod partial;
 pub mod pass;
