@@ -23,7 +23,7 @@ const SHARDS: usize = 256;
 
 /// Keyed hash of a [`CacheKey`]. Aligned to 8 bytes: the 8 that 16 would cost are an eighth of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(packed(8))]
+#[repr(Rust, packed(8))]
 pub(super) struct KeyHash(pub u128);
 
 impl KeyHash {
