@@ -243,7 +243,11 @@ fn length(at: usize) -> usize {
 /// The edge is killed under load again and again: whatever it serves afterwards is what the origin sent, and nothing that was
 /// purged comes back.
 pub fn kill_9() {
-    let rounds = std::env::var(KILL_ROUNDS).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(10);
+    kill_times(std::env::var(KILL_ROUNDS).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(10));
+}
+
+/// [`kill_9`], this many times.
+pub fn kill_times(rounds: usize) {
     let mut rig = Rig::started(&[("disk = \"32MiB\"", "disk = \"64MiB\"")]);
     let trial = Arc::new(Trial {
         pop: rig.pop,

@@ -3,7 +3,7 @@
 //! A drill is a function that panics with what it saw when the fleet did not cope. Each has a fleet of its
 //! own, so drills run in any order; each asserts what clients get *and* what an operator is told.
 
-mod cache;
+pub mod cache;
 mod dns;
 mod serving;
 
