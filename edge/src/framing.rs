@@ -140,6 +140,30 @@ struct Framing {
     interim: bool,
 }
 
+/// What the front of a message's bytes is: see [`Guard::follow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// So many bytes of a head that goes on.
+    Head(usize),
+    /// So many bytes, the last of a head.
+    HeadEnd(usize),
+    /// So many bytes of content.
+    Content(usize),
+    /// So many bytes around content: chunk sizes, trailers.
+    Around(usize),
+}
+
+/// What follows a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentFraming {
+    /// The next message.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+}
+
 /// Follows the messages of one connection.
 pub struct Guard {
     side: Side,
@@ -180,6 +204,33 @@ impl Guard {
     /// From here on the connection is a tunnel.
     pub fn open_tunnel(&mut self) {
         self.at = At::Opaque;
+    }
+
+    /// Takes the next step through `bytes`, which are not empty and begin where the last step ended: for who keeps the
+    /// bytes and interprets one message at a time. What follows a message is not looked at before it is stepped into.
+    ///
+    /// # Errors
+    /// The violation. No further step may be taken then.
+    pub fn follow(&mut self, bytes: &[u8]) -> Result<Step, Violation> {
+        let before = self.at;
+        let taken = self.step(bytes).inspect_err(|_| self.at = At::Refused)?;
+        Ok(match before {
+            At::Start | At::Fields if self.at == At::Fields => Step::Head(taken),
+            // The empty line before a message, or the beginning of its first line.
+            At::Start => Step::Head(taken),
+            At::Fields => Step::HeadEnd(taken),
+            At::Body(_) | At::ChunkData(_) | At::Opaque | At::Refused => Step::Content(taken),
+            At::ChunkSize | At::ChunkEnd(_) | At::Trailers => Step::Around(taken),
+        })
+    }
+
+    /// What follows the head that has just ended.
+    pub fn content(&self) -> ContentFraming {
+        match (self.framing.chunked, self.framing.length) {
+            (true, _) => ContentFraming::Chunked,
+            (false, None | Some(0)) => ContentFraming::None,
+            (false, Some(length)) => ContentFraming::Length(length),
+        }
     }
 
     /// Whether the connection is between messages.

@@ -13,11 +13,7 @@ use std::{
 };
 
 use http::{Request, Response, Version};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,6 +27,7 @@ use nearside_node::certificate::Served;
 use super::{
     Front,
     coalesce::{Coalesce, Sender},
+    http1,
     limits::{self, Admitted},
     wire::{Protocol, Wire},
 };
@@ -150,7 +147,7 @@ impl Drop for InFlight {
 pub async fn serve_plain(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, place: Admitted) {
     let Ok(local) = stream.local_addr() else { return };
     let client = Client::new(peer, local, None, place);
-    serve_http1(&front, stream, client).await;
+    http1::serve(&front, stream, &client).await;
 }
 
 /// Serves a TLS connection: handshake, then what ALPN settled.
@@ -189,45 +186,8 @@ pub async fn serve_tls(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, p
         sender.gather();
         serve_http2(&front, stream, sender, client).await;
     } else {
-        serve_http1(&front, stream, client).await;
+        http1::serve(&front, stream, &client).await;
     }
-}
-
-async fn serve_http1<T>(front: &Arc<Front>, stream: T, client: Arc<Client>)
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let wire = Wire::new(stream, Protocol::Http1, client.clone(), front.stats.clone());
-    let service = service_fn(|request| respond(front.clone(), client.clone(), request));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // The wire's own deadlines tell an idle connection from a slow head; hyper's does not.
-        .header_read_timeout(None)
-        .max_headers(limits::HEADERS_MAX)
-        .max_header_size(limits::HEAD_BYTES_MAX)
-        .max_buf_size(limits::BUFFER_BYTES_MAX)
-        // A client may close its sending side and still read (RFC 9112 section 9.6).
-        .half_close(true)
-        .serve_connection(TokioIo::new(wire), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let mut draining = pin!(async {
-        tokio::select! {
-            () = front.draining.cancelled() => {}
-            () = client.retire.notified() => {}
-        }
-    });
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = draining.as_mut() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                result = connection => result,
-                () = quiet(&client) => Ok(()),
-            }
-        }
-    };
-    note_end(&client, result);
 }
 
 async fn serve_http2<T>(front: &Arc<Front>, stream: T, sender: Sender, client: Arc<Client>)

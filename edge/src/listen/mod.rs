@@ -7,6 +7,7 @@
 
 pub mod coalesce;
 pub mod connection;
+mod http1;
 pub mod limits;
 pub mod wire;
 

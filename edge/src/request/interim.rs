@@ -10,8 +10,14 @@
 //!
 //! HTTP/2: the h2 crate can send them, hyper's server in front of it offers no way; its clients get none.
 
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
 use http::{HeaderMap, StatusCode};
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
 
 use crate::policy::headers;
 
@@ -28,18 +34,25 @@ pub struct Interim {
     pub headers: HeaderMap,
 }
 
+/// What waits, and who waits for it. Made for every request, hits included: one small allocation.
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Interim>,
+    waker: Option<Waker>,
+}
+
 /// Where interim responses of a request go.
 #[derive(Clone, Debug)]
-pub struct InterimSink(mpsc::Sender<Interim>);
+pub struct InterimSink(Arc<Mutex<State>>);
 
 /// Where they come out.
 #[derive(Debug)]
-pub struct Interims(mpsc::Receiver<Interim>);
+pub struct Interims(Arc<Mutex<State>>);
 
 /// Both ends, for one request.
 pub fn interims() -> (InterimSink, Interims) {
-    let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    (InterimSink(sender), Interims(receiver))
+    let state = Arc::<Mutex<State>>::default();
+    (InterimSink(state.clone()), Interims(state))
 }
 
 impl InterimSink {
@@ -48,20 +61,35 @@ impl InterimSink {
         if !(102..200).contains(&status.as_u16()) {
             return;
         }
-        // Full or gone: see WAITING_MAX; a client that left needs no hints.
-        let _ = self.0.try_send(Interim { status, headers: headers::interim(origin) });
+        let waker = {
+            let mut state = self.0.lock();
+            if state.waiting.len() < WAITING_MAX {
+                state.waiting.push_back(Interim { status, headers: headers::interim(origin) });
+            }
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
 impl Interims {
-    /// The next one; `None` when there can be no more. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Interim> {
-        self.0.recv().await
+    /// The next one. Pending: the task is woken when one comes, if one does.
+    pub fn poll_next(&mut self, cx: &Context<'_>) -> Poll<Interim> {
+        let mut state = self.0.lock();
+        match state.waiting.pop_front() {
+            Some(interim) => Poll::Ready(interim),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 
     /// One that waits already.
     pub fn waiting(&mut self) -> Option<Interim> {
-        self.0.try_recv().ok()
+        self.0.lock().waiting.pop_front()
     }
 }
 

@@ -43,11 +43,10 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body as _;
-use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
 
 pub use self::{body::Body, gate::HEALTH_PATH, incoming::Incoming, refusal::Refusal};
-use self::{gate::Gated, interim::InterimSink, log::Access, miss::Need};
+use self::{gate::Gated, interim::InterimSink, log::Access, miss::Need, tunnel::Upgrade};
 use crate::{
     cache::{Cache, Candidates},
     listen::connection::Client,
@@ -235,6 +234,15 @@ pub(crate) fn now() -> Timestamp {
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// What a front end can do for a request besides taking its answer.
+#[derive(Default)]
+pub struct Reach {
+    /// Sends interim responses.
+    pub interim: Option<InterimSink>,
+    /// Gives its connection away after a 101.
+    pub upgrade: Option<Upgrade>,
+}
+
 /// Answers a request. Always: whatever fails becomes a status.
 ///
 /// # Errors
@@ -244,19 +252,28 @@ pub async fn handle(
     client: &Arc<Client>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Reset> {
+    Ok(handle_within(edge, client, request, Reach::default()).await)
+}
+
+/// As [`handle`], for a front end that can do more.
+pub async fn handle_within(
+    edge: &Arc<Edge>,
+    client: &Arc<Client>,
+    request: Request<Incoming>,
+    reach: Reach,
+) -> Response<Body> {
     let started = Instant::now();
     let (site, host) = match gate::receive(edge, client, &request) {
         Ok(Gated::Pass(site, host)) => (site, host),
-        Ok(Gated::Answered(answer)) => return Ok(finish_local(edge, client, &request, *answer, started)),
+        Ok(Gated::Answered(answer)) => return finish_local(edge, client, &request, *answer, started),
         Err(refusal) => {
-            return Ok(finish_local(edge, client, &request, refusal.answer(), started));
+            return finish_local(edge, client, &request, refusal.answer(), started);
         }
     };
-    let (mut parts, incoming) = request.into_parts();
+    let Reach { interim, upgrade } = reach;
+    let (parts, incoming) = request.into_parts();
     let target = Target::new(&host, parts.uri.path(), parts.uri.query(), &site.rules.query);
     let key = CacheKey::new(&site.name, None, &target);
-    let upgrade = parts.extensions.remove::<OnUpgrade>();
-    let interim = parts.extensions.remove::<InterimSink>();
     let exchange = Arc::new(Exchange {
         edge: edge.clone(),
         client: client.clone(),
@@ -275,7 +292,7 @@ pub async fn handle(
             refusal.answer()
         }
     };
-    Ok(finish(&exchange, answer, started))
+    finish(&exchange, answer, started)
 }
 
 /// Lookup: what is stored decides, with policy, where the request goes.
@@ -285,7 +302,7 @@ pub async fn handle(
 async fn lookup(
     exchange: &Arc<Exchange>,
     incoming: Incoming,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<Upgrade>,
 ) -> Result<Answer, Refusal> {
     let protocol = upgrade.as_ref().and_then(|_| forward::upgrade_of(&exchange.headers));
     if let (Some(protocol), Some(upgrade)) = (protocol, upgrade) {

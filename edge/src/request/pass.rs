@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body::Body as _;
-use hyper::upgrade::OnUpgrade;
 
 use super::{
     Answer, Body, Exchange, Incoming, Refusal, deliver,
@@ -87,7 +86,7 @@ pub(super) async fn tunnel(
     exchange: &Arc<Exchange>,
     incoming: Incoming,
     protocol: HeaderValue,
-    client_side: OnUpgrade,
+    client_side: tunnel::Upgrade,
 ) -> Result<Answer, Refusal> {
     if !incoming.is_end_stream() {
         // Content and tunnel on one connection leave open where one ends.

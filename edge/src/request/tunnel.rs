@@ -1,7 +1,7 @@
 //! A tunnel after both sides agreed to switch protocols (RFC 9110 section 7.8).
 //!
-//! It exists only once the origin has answered 101: until then the client speaks HTTP to us, and what it
-//! sends early is never taken for the other protocol.
+//! It exists only once the origin has answered 101 and the client has been told: until then the client speaks HTTP to
+//! us. What it sent ahead of that goes to the origin after it, or is HTTP if there is no 101.
 
 use std::{
     sync::{
@@ -15,6 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::oneshot,
     time::Instant,
 };
 
@@ -27,11 +28,19 @@ const SILENCE_MAX: Duration = Duration::from_secs(600);
 /// Bytes in flight per direction.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// A client's connection, once it no longer speaks HTTP.
+pub trait NearSide: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> NearSide for T {}
+
+/// Brings the client's connection once its head is sent; fails if it ended before.
+pub type Upgrade = oneshot::Receiver<Box<dyn NearSide>>;
+
 /// Joins both sides until one ends or both are silent. `origin` keeps its connection's slot.
-pub async fn run(client: Arc<Client>, client_side: OnUpgrade, origin_side: OnUpgrade, origin: FetchBody) {
+pub async fn run(client: Arc<Client>, client_side: Upgrade, origin_side: OnUpgrade, origin: FetchBody) {
     client.tunnel.store(true, Ordering::Relaxed);
     let (Ok(near), Ok(far)) = tokio::join!(client_side, origin_side) else { return };
-    let (near_read, near_write) = tokio::io::split(TokioIo::new(near));
+    let (near_read, near_write) = tokio::io::split(near);
     let (far_read, far_write) = tokio::io::split(TokioIo::new(far));
     let started = Instant::now();
     let moved = AtomicU64::new(0);
