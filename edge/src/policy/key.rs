@@ -138,6 +138,9 @@ impl fmt::Display for CacheKey {
 
 fn normal_host(host: &str) -> Box<str> {
     let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-')) {
+        return host.into();
+    }
     let escaped = host.chars().filter(|c| !c.is_ascii_whitespace() && *c != '/');
     escaped.map(|c| c.to_ascii_lowercase()).collect::<String>().into_boxed_str()
 }
@@ -147,7 +150,7 @@ fn normal_path(path: &str) -> Box<str> {
     if !path.starts_with('/') {
         path.insert(0, '/');
     }
-    if path.split('/').any(|segment| segment == "." || segment == "..") {
+    if path.contains("/.") && path.split('/').any(|segment| segment == "." || segment == "..") {
         path = without_dot_segments(&path);
     }
     path.into_boxed_str()
@@ -182,6 +185,12 @@ pub(super) fn without_dot_segments(path: &str) -> String {
 fn normal_escapes(text: &str, legal: impl Fn(u8) -> bool) -> String {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let bytes = text.as_bytes();
+    // Nearly all are what they should be already: looked at once, copied once.
+    let stays =
+        |byte: u8| byte.is_ascii_alphanumeric() || (byte.is_ascii_graphic() && byte != b'%' && legal(byte));
+    if bytes.iter().all(|&byte| stays(byte)) {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::decide::Forward;
@@ -115,7 +116,11 @@ impl CacheStatus {
 
     /// As the field's value.
     pub fn value(&self) -> HeaderValue {
-        HeaderValue::try_from(self.to_string()).unwrap_or_else(|_| HeaderValue::from_static("Nearside"))
+        // Written for every response: one allocation, which the value keeps.
+        let mut text = String::with_capacity(64);
+        let written = fmt::Write::write_fmt(&mut text, format_args!("{self}"));
+        let value = written.ok().and_then(|()| HeaderValue::from_maybe_shared(Bytes::from(text)).ok());
+        value.unwrap_or(HeaderValue::from_static("Nearside"))
     }
 }
 
