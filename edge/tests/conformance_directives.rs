@@ -184,6 +184,36 @@ fn cookies() {
     );
 }
 
+/// A site may decide otherwise.
+#[test]
+fn cookies_by_the_sites_choice() {
+    Bench::with("set_cookie = \"strip\"").run(
+        "
+        GET -> 200 | Cache-Control: max-age=3600 | Set-Cookie: a=1 | X-A: 1 => #1 | Set-Cookie: a=1
+        GET => #1 | !Set-Cookie | X-A: 1
+
+        GET -> 200 | Cache-Control: max-age=3600, public | Set-Cookie: a=1 => #1
+        GET => #1 | Set-Cookie: a=1
+
+        GET -> 200 | Cache-Control: no-store | Set-Cookie: a=1 => #1
+        GET -> 200 => #2
+
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 | Set-Cookie: a=1 => 200 | #1 | Set-Cookie: a=1
+        GET => #1 | !Set-Cookie
+        ",
+    );
+    Bench::with("set_cookie = \"keep\"").run(
+        "
+        GET -> 200 | Cache-Control: max-age=3600 | Set-Cookie: a=1 => #1 | Set-Cookie: a=1
+        GET => #1 | Set-Cookie: a=1
+
+        GET -> 200 | Cache-Control: private | Set-Cookie: a=1 => #1
+        GET -> 200 => #2
+        ",
+    );
+}
+
 #[test]
 fn the_query_is_part_of_the_key() {
     Bench::with("").run(

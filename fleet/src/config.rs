@@ -407,6 +407,8 @@ pub struct SiteCache {
     pub query: QueryKey,
     /// A request that carries one of these cookies is neither answered from the cache nor stored.
     pub bypass_cookies: Vec<String>,
+    /// What becomes of a response that sets a cookie and does not speak to shared caches.
+    pub set_cookie: SetCookie,
     /// Request headers that join the key, of [`KEY_HEADERS`].
     pub key_headers: Vec<String>,
     /// What differs for some paths and statuses. For each of a rule's two effects, the first matching
@@ -453,10 +455,22 @@ impl Default for SiteCache {
             object_bytes_max: 16 << 30,
             query: QueryKey::Keep,
             bypass_cookies: Vec::new(),
+            set_cookie: SetCookie::Refuse,
             key_headers: Vec::new(),
             rules: Vec::new(),
         }
     }
+}
+
+/// What becomes of a response with `Set-Cookie` whose origin says nothing to shared caches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetCookie {
+    /// It is not stored (the default).
+    Refuse,
+    /// It is stored without the cookie: whoever caused the fetch gets that, nobody else does.
+    Strip,
+    /// It is stored as any other, and everybody gets the cookie.
+    Keep,
 }
 
 /// How the query string enters the cache key.

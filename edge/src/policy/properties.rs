@@ -208,6 +208,83 @@ proptest! {
         prop_assert_eq!(strip(stored(&plain, StatusCode::OK)), strip(stored(&ornate, StatusCode::OK)));
     }
 
+    /// What must not be served stale is not, whatever the client asks for and however long ago it was fresh.
+    #[test]
+    fn prohibitions_of_stale_responses_hold(
+        client in fields(),
+        prohibition in proptest::sample::select(vec!["must-revalidate", "proxy-revalidate", "s-maxage=60", "no-cache"]),
+        wishes in proptest::sample::subsequence(
+            vec!["max-stale", "max-stale=99999", "stale-if-error=99999", "max-age=99999", "only-if-cached"], 0..5,
+        ),
+        past in 0u64..100_000,
+    ) {
+        let mut origin = HeaderMap::new();
+        let control = format!("max-age=60, {prohibition}, stale-while-revalidate=99999, stale-if-error=99999");
+        origin.insert(header::CACHE_CONTROL, HeaderValue::from_str(&control).unwrap());
+        origin.insert(header::ETAG, HeaderValue::from_static("\"a\""));
+        let meta = stored(&origin, StatusCode::OK).expect("it has a lifetime and a validator");
+        let mut client = client;
+        client.append(header::CACHE_CONTROL, HeaderValue::from_str(&wishes.join(", ")).unwrap());
+        let now = NOW.plus(Duration::from_secs(60 + past));
+        match plan(&get(&client), &[Candidate { meta: &meta, stale_since: None }], now) {
+            Plan::Serve(serve) | Plan::ServeAndRefresh(serve, _) => prop_assert!(false, "{serve:?}"),
+            Plan::Revalidate(asked) => {
+                prop_assert!(asked.stale.erring <= now && asked.stale.silent <= now, "{:?}", asked.stale);
+            }
+            Plan::Fetch(_) | Plan::Pass(_) | Plan::GatewayTimeout => {}
+        }
+    }
+
+    /// An instant is one, in whatever form it is written.
+    #[test]
+    fn dates_of_all_forms_are_one(secs in 0u64..3_300_000_000) {
+        let written = date::format(secs);
+        let text = written.to_str().unwrap().to_owned();
+        let words: Vec<&str> = text.trim_end_matches(" GMT").split(' ').collect();
+        let [name, day, month, year, clock] = words[..] else { panic!("{text}") };
+        let name = name.trim_end_matches(',');
+        let asctime = format!("{name} {month} {:>2} {clock} {year}", day.trim_start_matches('0'));
+        for form in [text.clone(), text.to_uppercase(), text.to_lowercase(), asctime] {
+            prop_assert_eq!(date::parse(form.as_bytes(), NOW), Some(secs as i64), "{}", form);
+        }
+        // Two digits reach from fifty years ago to fifty years ahead.
+        let near = secs.abs_diff(NOW.secs()) < 49 * 31_556_952;
+        let long = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+        let full = long.iter().find(|full| full.starts_with(name)).unwrap();
+        let rfc_850 = format!("{full}, {day}-{month}-{} {clock} GMT", &year[2..]);
+        let read = date::parse(rfc_850.as_bytes(), NOW);
+        prop_assert!(read.is_some());
+        prop_assert!(!near || read == Some(secs as i64), "{rfc_850}: {read:?}");
+    }
+
+    /// A confirmation makes nothing fresher than it says itself.
+    #[test]
+    fn a_304_is_no_fresher_than_it_says(noise in fields(), max_age in 0u64..1000, age in 0u64..2000, later in 0u64..2000) {
+        let mut origin = HeaderMap::new();
+        origin.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=10"));
+        origin.insert(header::ETAG, HeaderValue::from_static("\"a\""));
+        let meta = stored(&origin, StatusCode::OK).expect("it has a lifetime");
+        let mut news = noise;
+        for name in [CDN_CACHE_CONTROL, header::ETAG, header::LAST_MODIFIED, header::DATE] {
+            news.remove(name);
+        }
+        news.insert(header::CACHE_CONTROL, HeaderValue::from_str(&format!("max-age={max_age}")).unwrap());
+        news.insert(header::AGE, HeaderValue::from(age));
+        let (empty, rules) = (HeaderMap::new(), Rules::default());
+        let request = get(&empty);
+        let mut asked = asked(&request, &rules);
+        let candidate = Candidate { meta: &meta, stale_since: None };
+        let never = Timestamp::default();
+        asked.validating = Some((candidate, super::StalePermit { erring: never, silent: never }));
+        asked.response_time = NOW.plus(Duration::from_secs(100));
+        asked.request_time = asked.response_time;
+        let Verdict::Update { meta, .. } = judge(&asked, StatusCode::NOT_MODIFIED, &news) else { return Ok(()) };
+        let now = asked.response_time.plus(Duration::from_secs(later));
+        if let Plan::Serve(serve) = plan(&request, &[Candidate { meta: &meta, stale_since: None }], now) {
+            prop_assert!(age + later < max_age, "{serve:?}");
+        }
+    }
+
     /// A part of a representation lies within it, and parts are apart and in order.
     #[test]
     fn spans_lie_within(text in "bytes=([0-9]{0,3}-[0-9]{0,3},?){1,6}", length in 0u64..500) {

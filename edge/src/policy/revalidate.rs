@@ -75,7 +75,7 @@ pub fn merge(asked: &Asked<'_>, newer: &HeaderMap, stored: &Meta) -> Result<Meta
         fields.remove(name);
     }
     // A confirmation that sets a cookie sets it for one client: it is no reason to set it for all.
-    if !storing::speaks_to_shared_caches(&Governing::read(newer)) {
+    if !storing::shares_cookies(asked, &Governing::read(newer)) {
         fields.remove(header::SET_COOKIE);
     }
     let mut merged = stored.headers.clone();

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use nearside_fleet::config::{CacheRule, QueryKey, SiteCache};
+use nearside_fleet::config::{CacheRule, QueryKey, SetCookie, SiteCache};
 
 use super::key;
 
@@ -28,6 +28,8 @@ pub struct Rules {
     pub query: QueryKey,
     /// Requests with one of these cookies pass.
     pub bypass_cookies: Vec<String>,
+    /// What becomes of responses that set a cookie.
+    pub set_cookie: SetCookie,
     /// Request fields that tell responses apart, beside those of `Vary`.
     pub key_headers: Vec<HeaderName>,
     /// What differs for some paths and statuses.
@@ -142,6 +144,7 @@ impl From<&SiteCache> for Rules {
             object_bytes_max: site.object_bytes_max,
             query: site.query.clone(),
             bypass_cookies: site.bypass_cookies.clone(),
+            set_cookie: site.set_cookie,
             key_headers: site.key_headers.iter().filter_map(|name| name.parse().ok()).collect(),
             exceptions: site.rules.iter().map(exception).collect(),
         }

@@ -3,11 +3,14 @@
 //! `Set-Cookie` does not forbid storing (RFC 9111 §7.3), but frameworks attach session cookies to
 //! whatever passes, and a cookie served to a stranger can't be taken back. So a response that sets a
 //! cookie is stored only where its origin speaks to shared caches explicitly: `public`,
-//! `s-maxage`, `CDN-Cache-Control`, or `private="set-cookie"` (then without the cookie).
+//! `s-maxage`, `CDN-Cache-Control`, or `private="set-cookie"` (then without the cookie). A site may
+//! decide otherwise.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+
+use nearside_fleet::config::SetCookie;
 
 use super::{
     decide::{Asked, Refusal},
@@ -107,9 +110,9 @@ fn may_store(
     if authorized && !shared && !directives.must_revalidate {
         return Err(Refusal::Authorization);
     }
-    let sets_cookie =
-        origin.contains_key(header::SET_COOKIE) && !removed(governing).contains(&header::SET_COOKIE);
-    if sets_cookie && !speaks_to_shared_caches(governing) {
+    let keeps_cookie =
+        origin.contains_key(header::SET_COOKIE) && !removed(asked, governing).contains(&header::SET_COOKIE);
+    if keeps_cookie && !shares_cookies(asked, governing) {
         return Err(Refusal::SetCookie);
     }
     if !(explicit || directives.public || is_heuristically_cacheable(status)) {
@@ -119,9 +122,14 @@ fn may_store(
 }
 
 /// Whether the origin means shared caches, and so has thought of what they will share.
-pub fn speaks_to_shared_caches(governing: &Governing) -> bool {
+fn speaks_to_shared_caches(governing: &Governing) -> bool {
     let directives = &governing.directives;
     directives.public || directives.s_maxage.is_present() || governing.by == GovernedBy::Targeted
+}
+
+/// Whether a cookie in a response so governed may be stored with it.
+pub fn shares_cookies(asked: &Asked<'_>, governing: &Governing) -> bool {
+    asked.rules.set_cookie == SetCookie::Keep || speaks_to_shared_caches(governing)
 }
 
 /// Whether the directives forbid that a response stays stored.
@@ -169,10 +177,13 @@ fn is_understood(status: StatusCode) -> bool {
     )
 }
 
-/// The fields `private` and `no-cache` name (§5.2.2.4, §5.2.2.7): this answer carries them,
-/// a later one doesn't.
-fn removed(governing: &Governing) -> Vec<HeaderName> {
+/// The fields `private` and `no-cache` name (§5.2.2.4, §5.2.2.7), and cookies where the site wants them
+/// stripped: this answer carries them, a later one doesn't.
+fn removed(asked: &Asked<'_>, governing: &Governing) -> Vec<HeaderName> {
     let mut fields = Vec::new();
+    if asked.rules.set_cookie == SetCookie::Strip && !speaks_to_shared_caches(governing) {
+        fields.push(header::SET_COOKIE);
+    }
     for covers in [&governing.directives.private, &governing.directives.no_cache] {
         if let Covers::Fields(names) = covers {
             fields.extend(names.iter().cloned());
@@ -210,7 +221,7 @@ pub fn digest(
     let windows = stale::windows(&governing.directives, asked.rules);
     Ok(Meta {
         status,
-        headers: headers::storable(origin, status, &removed(governing), response_time),
+        headers: headers::storable(origin, status, &removed(asked, governing), response_time),
         request_time,
         response_time,
         initial_age: freshness::initial_age(origin, request_time, response_time),

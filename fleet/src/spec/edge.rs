@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     config::{
-        CacheRule, Controller, Id, KEY_HEADERS, Origin, PublishOn, QueryKey, Scheme, Site, SiteCache, SiteTls,
+        CacheRule, Controller, Id, KEY_HEADERS, Origin, PublishOn, QueryKey, Scheme, SetCookie, Site,
+        SiteCache, SiteTls,
     },
     files::Role,
 };
@@ -177,6 +178,8 @@ fn cache(section: &Section<'_>) -> SiteCache {
     cache.object_bytes_max = inner.bytes("object_max", cache.object_bytes_max);
     cache.query = query(&inner);
     cache.bypass_cookies = inner.list("bypass_cookies", "names of cookies", cookie_name).unwrap_or_default();
+    let set_cookie = [("refuse", SetCookie::Refuse), ("strip", SetCookie::Strip), ("keep", SetCookie::Keep)];
+    cache.set_cookie = inner.word("set_cookie", &set_cookie).unwrap_or(cache.set_cookie);
     let header = format!("one of {}", KEY_HEADERS.join(", "));
     cache.key_headers = inner.list("key_headers", &header, key_header).unwrap_or_default();
     cache.rules = inner.repeated("rule", keys::CACHE_RULE).iter().filter_map(cache_rule).collect();

@@ -63,6 +63,7 @@ pub(crate) const CACHE: &[&str] = &[
     "object_max",
     "query",
     "bypass_cookies",
+    "set_cookie",
     "key_headers",
     "rule",
 ];
