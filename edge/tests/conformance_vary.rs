@@ -151,3 +151,40 @@ fn variants_are_validated_each_by_itself() {
         ",
     );
 }
+
+/// RFC 9111 sections 4.1 and 4.3.1: the origin may choose one of the variants that are there.
+#[test]
+fn the_origin_may_choose_a_stored_variant() {
+    Bench::with("").run(
+        "
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"a\" => #1
+        GET | Foo: 2 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"b\" => #2 | saw If-None-Match: \"a\"
+        GET | Foo: 3 -> 304 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"a\" | X-A: 1 => 200 | #1 | X-A: 1 | ETag: \"a\" | saw If-None-Match ~ \"a\" | saw If-None-Match ~ \"b\"
+        GET | Foo: 3 => #1 | X-A: 1
+        GET | Foo: 1 => #1 | !X-A
+        GET | Foo: 2 => #2
+
+        # the client's own condition is answered by what was chosen
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"a\" => #1
+        GET | Foo: 2 | If-None-Match: \"a\" -> 304 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"a\" => 304
+        GET | Foo: 2 => #1
+
+        # a 304 that names none of them chooses none: asked again
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"a\" => #1
+        GET | Foo: 2 -> 304 | ETag: \"x\" => 304 | saw !If-None-Match
+        GET | Foo: 2 -> 304 => 304 | saw !If-None-Match
+
+        # neither weak tags nor encoded content are offered
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | ETag: W/\"a\" => #1
+        GET | Foo: 2 -> 200 | Vary: Foo => #2 | saw !If-None-Match
+
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"a\" | Content-Encoding: gzip => #1
+        GET | Foo: 2 -> 200 | Vary: Foo => #2 | saw !If-None-Match
+
+        # no-store in the 304 forbids the copy
+        GET | Foo: 1 -> 200 | Cache-Control: max-age=3600 | Vary: Foo | ETag: \"a\" => #1
+        GET | Foo: 2 -> 304 | Cache-Control: no-store | ETag: \"a\" => 304 | saw !If-None-Match
+        GET | Foo: 1 => #1
+        ",
+    );
+}

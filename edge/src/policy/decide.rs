@@ -463,6 +463,13 @@ fn validated(asked: &Asked<'_>, status: StatusCode, headers: &HeaderMap, stored:
     Some(update(asked, headers, stored).unwrap_or(Verdict::AskAgain))
 }
 
+/// The head of a stored response for the request fields of `asked`, where a 304 chose it of what was offered
+/// ([`revalidate::offer`]); `None`: it may not be stored for them.
+pub fn chosen(asked: &Asked<'_>, not_modified: &HeaderMap, stored: &Meta) -> Option<Meta> {
+    let meta = revalidate::merge(asked, not_modified, stored).ok()?;
+    storing::head(asked, meta.status, &meta.headers).is_ok().then_some(meta)
+}
+
 fn update(asked: &Asked<'_>, headers: &HeaderMap, stored: &Meta) -> Option<Verdict> {
     let meta = revalidate::merge(asked, headers, stored).ok()?;
     let forbidden = storing::forbids(&Governing::read(&meta.headers));

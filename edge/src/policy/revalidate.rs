@@ -1,10 +1,11 @@
 //! Asking whether a stored response is still true, and merging the answer (RFC 9111 §4.3).
 //!
-//! All validators known are sent. A 304 freshens only what it confirms: its own validators,
+//! All validators known are sent; where none of the stored variants answers a request, their entity tags are, so that the
+//! origin may choose one. A 304 freshens only what it confirms: its own validators,
 //! where it has any, must be those of the stored response. Framing is never merged: the content that
 //! is kept keeps its length.
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{
     date,
@@ -13,6 +14,7 @@ use super::{
     headers,
     meta::{Content, Meta, Validators},
     storing,
+    time::Timestamp,
 };
 
 /// Fields of a 304 or HEAD answer that describe its own message, not the stored content (§3.2).
@@ -32,6 +34,38 @@ pub fn conditions(stored: &Meta) -> HeaderMap {
         conditions.insert(header::IF_MODIFIED_SINCE, modified.clone());
     }
     conditions
+}
+
+/// Entity tags offered to the origin for a request that none of the stored variants answers. A page has a
+/// handful of variants; each tag costs request bytes.
+const OFFERED_MAX: usize = 8;
+
+/// Whether the origin may be asked if this response, stored for other request fields, answers the request: whole, and
+/// known by a strong entity tag. Not encoded: servers exist that give one tag to all encodings of a page.
+pub fn can_be_offered(stored: &Meta) -> bool {
+    let is_strong = stored.validators.etag.as_ref().is_some_and(|tag| !tag.weak);
+    let is_whole = matches!(stored.content, Content::Whole { .. });
+    is_strong
+        && is_whole
+        && stored.status == StatusCode::OK
+        && !stored.headers.contains_key(header::CONTENT_ENCODING)
+}
+
+/// The condition by which the origin may choose one of these (§4.1, §4.3.1); empty: there are none.
+pub fn offer<'a>(stored: impl Iterator<Item = &'a Meta>) -> HeaderMap {
+    let tags = stored.filter_map(|meta| meta.headers.get(header::ETAG)).take(OFFERED_MAX);
+    let tags: Vec<&[u8]> = tags.map(HeaderValue::as_bytes).collect();
+    let value = HeaderValue::from_bytes(&tags.join(&b", "[..])).ok().filter(|_| !tags.is_empty());
+    value.map(|value| (header::IF_NONE_MATCH, value)).into_iter().collect()
+}
+
+/// Whether a 304 to an [`offer`] chooses `stored`: by the same strong tag and nothing less.
+pub fn chooses(not_modified: &HeaderMap, stored: &Meta, now: Timestamp) -> bool {
+    let theirs = Validators::read(not_modified, stored.date_secs, now);
+    match (&theirs.etag, &stored.validators.etag) {
+        (Some(theirs), Some(ours)) => theirs.matches_strongly(ours),
+        _ => false,
+    }
 }
 
 /// Whether a 304 with these fields is about `stored` (§4.3.4).

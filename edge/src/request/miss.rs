@@ -184,7 +184,8 @@ pub(super) fn refresh(exchange: &Arc<Exchange>, found: &Candidates, revalidate: 
     let need = Need::Revalidate(revalidate);
     let validates = need.validates(found);
     let (keep, beside) = (Keep::Always, Vec::new());
-    let asking = Asking { exchange: exchange.clone(), need, chunks: None, validates, beside, keep };
+    let (exchange, offered) = (exchange.clone(), Vec::new());
+    let asking = Asking { exchange, need, chunks: None, validates, offered, beside, keep };
     // Its outcome is told to the store; a failure leaves what is stored as it is.
     tokio::spawn(async move { asking.run(lease).await });
 }
@@ -232,7 +233,8 @@ async fn lead(
     let stored = validates.clone();
     let asked = chunks.clone();
     let (keep, beside) = (Keep::WhileRead, partial::small_parts(exchange, &found));
-    let asking = Asking { exchange: exchange.clone(), need, chunks, validates, beside, keep };
+    let offered = offered(exchange, &found, &need);
+    let asking = Asking { exchange: exchange.clone(), need, chunks, validates, offered, beside, keep };
     let led = tokio::spawn(async move { asking.run(lease).await })
         .await
         .map_err(|_panicked| Refusal::Internal("fetch-task"))?;
@@ -305,6 +307,21 @@ pub(super) fn passed(
     Answer { response: deliver::respond(status, fields, body), outcome }
 }
 
+/// What the origin may choose from: complete in memory, so that a copy for these request fields costs nothing.
+fn offered(exchange: &Exchange, found: &Candidates, need: &Need) -> Vec<Found> {
+    match need {
+        Need::Fetch(Fetch { forward: Forward::VaryMiss, range: Range::Dropped, .. })
+            if exchange.method == http::Method::GET =>
+        {
+            let can = |found: &&Found| {
+                found.object.whole().is_some() && policy::revalidate::can_be_offered(found.object.meta())
+            };
+            found.iter().filter(can).cloned().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn alone(forward: Forward) -> Fetch {
     Fetch { forward, collapse: Collapse::Alone, range: Range::AsAsked }
 }
@@ -337,6 +354,8 @@ struct Asking {
     /// Asked for in place of the client's range.
     chunks: Option<Span>,
     validates: Option<(Found, StalePermit)>,
+    /// Stored for other request fields: the origin may choose one of them.
+    offered: Vec<Found>,
     /// Stored parts that an answer may be joined with.
     beside: Vec<Arc<Object>>,
     keep: Keep,
@@ -345,7 +364,22 @@ struct Asking {
 impl Asking {
     async fn run(mut self, lease: Lease) -> Led {
         let (answer, times) = self.ask().await;
+        if let Ok(response) = &answer
+            && response.status() == StatusCode::NOT_MODIFIED
+            && let Some((meta, bytes)) = self.chosen(response.headers(), times)
+        {
+            let (filler, object) = lease.start(meta, Keep::Always);
+            tokio::spawn(fill::drive(filler, Full::new(bytes)));
+            return answer.map_or(Led::Failed(Refusal::Internal("no-answer")), |response| {
+                Led::Updated(object, response.into_parts().0.headers)
+            });
+        }
+        // A 304 to an offer that names none of it confirms nothing.
+        let is_not_modified =
+            answer.as_ref().is_ok_and(|response| response.status() == StatusCode::NOT_MODIFIED);
+        let is_unchosen = !std::mem::take(&mut self.offered).is_empty() && is_not_modified;
         let (verdict, answer) = self.judge(answer, times);
+        let verdict = if is_unchosen { Ok(Verdict::AskAgain) } else { verdict };
         let (verdict, answer, times) = match verdict {
             Ok(Verdict::AskAgain) => {
                 // A 304 to conditions that were not ours, or not about what we have: without conditions
@@ -367,6 +401,26 @@ impl Asking {
             }
             (_, verdict, answer) => self.carry_out(verdict, answer, times, lease),
         }
+    }
+
+    /// The head and content of the one that the origin chose of what was offered, for these request fields.
+    fn chosen(&self, not_modified: &HeaderMap, times: Times) -> Option<(policy::Meta, bytes::Bytes)> {
+        let found = self
+            .offered
+            .iter()
+            .find(|found| policy::revalidate::chooses(not_modified, found.object.meta(), times.response))?;
+        let exchange = &self.exchange;
+        let request = exchange.policy_request();
+        let asked = Asked {
+            request: &request,
+            rules: &exchange.site.rules,
+            uri: &exchange.uri(),
+            request_time: times.request,
+            response_time: times.response,
+            validating: None,
+        };
+        let meta = policy::decide::chosen(&asked, not_modified, found.object.meta())?;
+        Some((meta, found.object.whole()?.clone()))
     }
 
     /// Stores a small part together with one it touches (RFC 9111 section 3.4). It is read whole first: what it is
@@ -523,7 +577,7 @@ impl Asking {
     fn conditions(&self) -> HeaderMap {
         match (&self.need, &self.validates) {
             (Need::Revalidate(revalidate), Some(_)) => revalidate.conditions.clone(),
-            _ => HeaderMap::new(),
+            _ => policy::revalidate::offer(self.offered.iter().map(|found| found.object.meta())),
         }
     }
 
