@@ -234,10 +234,13 @@ impl Bundler<'_> {
     }
 }
 
-/// Who needs a private key. A site's: every edge, since the fleet file does not bind sites to PoPs. That of encrypted
+/// Who needs a private key or a credential. A site's: every edge, since the fleet file does not bind sites to PoPs. That of encrypted
 /// DNS listeners: the DNS nodes that name it, and nobody else.
 fn owners<'c>(config: &'c Config, key: &Path) -> BTreeSet<&'c String> {
-    let of_site = |site: &nearside_fleet::config::Site| matches!(&site.tls, Some(SiteTls::Files { key: named, .. }) if named == key);
+    let of_site = |site: &nearside_fleet::config::Site| {
+        let of_tls = matches!(&site.tls, Some(SiteTls::Files { key: named, .. }) if named == key);
+        of_tls || site.origin.storage.as_ref().is_some_and(|storage| storage.secret_file() == key)
+    };
     let edges = config.pops.keys().filter(|_| config.sites.values().any(of_site));
     let dns =
         config.dns.iter().filter(|(_, node)| node.encrypted.as_ref().is_some_and(|named| named.key == key));

@@ -11,7 +11,7 @@ use std::{
 use nearside_fleet::config;
 
 use crate::{
-    origin::{Origin, Trust, TrustError},
+    origin::{Origin, Secret, Trust},
     policy::Rules,
     stats::SiteStats,
 };
@@ -86,14 +86,16 @@ impl Sites {
 }
 
 impl Site {
-    fn build(site: &config::Site, last: Option<&Arc<Site>>, workers: usize) -> Result<Site, TrustError> {
-        let trust = Trust::load(site.origin.ca.as_deref())?;
-        let kept = last.filter(|last| last.origin.serves(&site.origin, &trust));
+    fn build(site: &config::Site, last: Option<&Arc<Site>>, workers: usize) -> Result<Site, String> {
+        let trust = Trust::load(site.origin.ca.as_deref()).map_err(|error| error.to_string())?;
+        let secret = site.origin.storage.as_ref().map(Secret::load).transpose();
+        let secret = secret.map_err(|error| error.to_string())?;
+        let kept = last.filter(|last| last.origin.serves(&site.origin, &trust, secret.as_ref()));
         Ok(Site {
             name: site.name.clone(),
             origin: match kept {
                 Some(last) => last.origin.clone(),
-                None => Origin::new(site.origin.clone(), trust),
+                None => Origin::new(site.origin.clone(), trust, secret).map_err(|error| error.to_string())?,
             },
             rules: Rules::from(&site.cache),
             stats: last.map_or_else(|| SiteStats::new(workers), |last| last.stats.clone()),

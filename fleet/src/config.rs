@@ -5,6 +5,10 @@
 //! durations are [`Duration`]s, paths are absolute. It is built from the fleet file by
 //! [`crate::load()`], which reports every mistake with line and column; it is never changed in place.
 
+mod storage;
+
+pub use self::storage::{BucketStyle, Storage, StorageKind};
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -388,6 +392,8 @@ pub struct Origin {
     pub between_bytes_timeout: Duration,
     /// PEM bundle that replaces the system's roots for this origin.
     pub ca: Option<PathBuf>,
+    /// What is asked for there, where it is object storage and no web server.
+    pub storage: Option<Storage>,
 }
 
 /// `[site.NAME.cache]`.

@@ -164,20 +164,30 @@ pub struct FetchBody {
     incoming: Incoming,
     stall: Stall,
     lease: Option<Lease>,
+    /// What is left of it is nobody's.
+    withheld: bool,
 }
 
 impl FetchBody {
     /// After a 101 the connection belongs to the tunnel: it keeps its slot until dropped.
     pub(super) fn tunnel(incoming: Incoming, between_bytes: Duration, lease: Lease) -> Self {
-        FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease) }
+        FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease), withheld: false }
     }
 
     pub(super) fn new(incoming: Incoming, between_bytes: Duration, lease: Lease) -> Self {
-        let mut body = FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease) };
+        let mut body =
+            FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease), withheld: false };
         if body.incoming.is_end_stream() {
             body.finish();
         }
         body
+    }
+
+    /// An empty body in place of what is left of this one. A connection that is not through with it closes.
+    pub(super) fn withheld(mut self) -> Self {
+        self.lease = None;
+        self.withheld = true;
+        self
     }
 
     fn finish(&mut self) {
@@ -196,6 +206,9 @@ impl Body for FetchBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, FetchError>>> {
         let body = self.get_mut();
+        if body.withheld {
+            return Poll::Ready(None);
+        }
         let Poll::Ready(frame) = Pin::new(&mut body.incoming).poll_frame(cx) else {
             ready!(body.stall.poll(cx));
             body.lease = None;
@@ -221,10 +234,10 @@ impl Body for FetchBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.withheld || self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        if self.withheld { SizeHint::with_exact(0) } else { self.incoming.size_hint() }
     }
 }

@@ -7,6 +7,8 @@ use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
+use super::storage::StorageError;
+
 use crate::request::incoming::IncomingError;
 
 /// One failed attempt to get an answer, or the rest of one, from an origin. Cheap to clone: every
@@ -65,6 +67,9 @@ pub enum FetchError {
     /// The request can't be written down.
     #[error("unsendable request: {0}")]
     Unsendable(Arc<http::Error>),
+    /// Object storage has no answer to that, or none for us.
+    #[error("storage: {0}")]
+    Storage(#[from] StorageError),
     /// The client's own body failed: the origin is not to blame.
     #[error("request body: {0}")]
     RequestBody(#[from] SendError),
@@ -87,6 +92,7 @@ impl FetchError {
             FetchError::Malformed(_) => "origin-malformed",
             FetchError::BodyCut(_) => "origin-body-cut",
             FetchError::PartLength => "origin-part-length",
+            FetchError::Storage(error) => error.reason(),
             FetchError::Unsendable(_) => "unsendable",
             FetchError::RequestBody(_) => "request-body",
         }

@@ -27,6 +27,7 @@ use super::{
     connect::{self, Target},
     error::FetchError,
     pool::{Connection, Lease, Pool, PoolStats, Reuse},
+    storage::{self, Secret, SetupError, Storage},
     trust::Trust,
 };
 
@@ -42,23 +43,37 @@ pub struct Origin {
     trust: Trust,
     target: Target,
     pool: Arc<Pool>,
+    /// What turns requests into ones for objects, and the secret it was made with.
+    storage: Option<(Storage, Secret)>,
 }
 
 impl Origin {
-    /// An origin without connections yet.
-    pub fn new(settings: config::Origin, trust: Trust) -> Arc<Self> {
+    /// An origin without connections yet. `secret` is the one that its storage's file holds.
+    ///
+    /// # Errors
+    /// [`SetupError`] where what is said of storage makes no address.
+    pub fn new(
+        settings: config::Origin,
+        trust: Trust,
+        secret: Option<Secret>,
+    ) -> Result<Arc<Self>, SetupError> {
+        let storage = match (&settings.storage, secret) {
+            (Some(storage), Some(secret)) => Some((Storage::new(&settings, storage, &secret)?, secret)),
+            _ => None,
+        };
         let tls = match settings.scheme {
             config::Scheme::Http => None,
             config::Scheme::Https => Some(trust.client_config()),
         };
-        let target = Target { host: settings.host.clone(), port: settings.port, tls };
+        let target = Target { host: storage::host_of(&settings), port: settings.port, tls };
         let pool = Pool::new(settings.connections_max);
-        Arc::new(Origin { settings, trust, target, pool })
+        Ok(Arc::new(Origin { settings, trust, target, pool, storage }))
     }
 
     /// Whether this origin, and its connections, still are what the configuration asks for.
-    pub fn serves(&self, settings: &config::Origin, trust: &Trust) -> bool {
-        self.settings == *settings && self.trust == *trust
+    pub fn serves(&self, settings: &config::Origin, trust: &Trust, secret: Option<&Secret>) -> bool {
+        let ours = self.storage.as_ref().map(|(_, secret)| secret);
+        self.settings == *settings && self.trust == *trust && ours == secret
     }
 
     /// As configured.
@@ -78,6 +93,12 @@ impl Origin {
     /// # Errors
     /// Every [`FetchError`]; errors of the body come from the body.
     pub async fn fetch(&self, request: Request<SendBody>) -> Result<Response<FetchBody>, FetchError> {
+        let Some((storage, _)) = &self.storage else { return self.send(request).await };
+        let response = self.send(storage.prepare(request).await?).await?;
+        Ok(storage.clean(response).await?)
+    }
+
+    async fn send(&self, request: Request<SendBody>) -> Result<Response<FetchBody>, FetchError> {
         let slot = self.pool.slot(self.settings.connect_timeout).await?;
         let repeatable = request.method().is_safe() && request.body().is_empty();
         let reuse = if repeatable { Reuse::Any } else { Reuse::Fresh };

@@ -9,6 +9,7 @@ mod connect;
 mod error;
 mod exchange;
 mod pool;
+mod storage;
 mod trust;
 
 pub use self::{
@@ -16,5 +17,6 @@ pub use self::{
     error::{FetchError, SendError},
     exchange::Origin,
     pool::PoolStats,
+    storage::{Secret, SetupError, StorageError},
     trust::{Trust, TrustError},
 };

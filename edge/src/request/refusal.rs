@@ -53,6 +53,7 @@ impl Refusal {
     pub fn failure(error: &FetchError) -> Option<Failure> {
         match error {
             FetchError::RequestBody(_) | FetchError::Unsendable(_) => None,
+            FetchError::Storage(error) => (!error.is_the_clients()).then_some(Failure::Unreachable),
             FetchError::ConnectTimeout(_)
             | FetchError::QueueTimeout(_)
             | FetchError::FirstByteTimeout(_)
@@ -72,6 +73,7 @@ impl Refusal {
     /// A failed fetch that nothing stored can stand in for.
     pub fn of_fetch(error: FetchError) -> Self {
         let status = match Refusal::failure(&error) {
+            _ if let FetchError::Storage(error) = &error => error.status(),
             _ if matches!(error, FetchError::QueueFull | FetchError::QueueTimeout(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -150,6 +152,9 @@ impl Refusal {
         headers.insert(header::SERVER, HeaderValue::from_static("nearside"));
         if matches!(self, Refusal::Method) {
             headers.insert(header::ALLOW, HeaderValue::from_static(super::gate::ALLOW));
+        }
+        if matches!(self, Refusal::Origin(StatusCode::METHOD_NOT_ALLOWED, _)) {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

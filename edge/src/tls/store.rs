@@ -148,6 +148,7 @@ mod tests {
                 first_byte_timeout: Duration::from_secs(1),
                 between_bytes_timeout: Duration::from_secs(1),
                 ca: None,
+                storage: None,
             },
             tls: Some(config::SiteTls::Files { certificate: files.0, key: files.1 }),
             cache: config::SiteCache { object_bytes_max: 1, ..config::SiteCache::default() },

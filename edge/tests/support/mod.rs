@@ -197,6 +197,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
             first_byte_timeout: Duration::from_secs(2),
             between_bytes_timeout: Duration::from_secs(2),
             ca: None,
+            storage: None,
         },
         tls: certificate.map(|certificate| config::SiteTls::Files {
             certificate: certificate.chain.clone(),

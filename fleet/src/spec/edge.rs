@@ -7,6 +7,7 @@ use toml::de::DeValue;
 use super::{
     check_name, keys, once,
     reader::{Section, Value, integer, members},
+    storage,
 };
 use crate::{
     config::{
@@ -45,7 +46,9 @@ fn site(name: Id, section: &Section<'_>) -> Option<Site> {
         .unwrap_or_default();
     let origin = origin(section);
     let tls = tls(section);
-    let cache = cache(section);
+    // Objects in storage have no query: `?1`, `?2`, … must not each be fetched and kept.
+    let in_storage = origin.as_ref().is_some_and(|origin| origin.storage.is_some());
+    let cache = cache(section, if in_storage { QueryKey::Ignore } else { QueryKey::Keep });
     Some(Site { name, hosts, origin: origin?, tls, cache })
 }
 
@@ -97,6 +100,7 @@ fn origin(section: &Section<'_>) -> Option<Origin> {
         first_byte_timeout: timeout("first_byte_timeout", Duration::from_secs(30)),
         between_bytes_timeout: timeout("between_bytes_timeout", Duration::from_secs(30)),
         ca: inner.as_ref().and_then(|inner| inner.path("ca", Role::Certificate)),
+        storage: inner.as_ref().and_then(storage::storage),
     })
 }
 
@@ -167,8 +171,9 @@ fn tls(section: &Section<'_>) -> Option<SiteTls> {
     }
 }
 
-fn cache(section: &Section<'_>) -> SiteCache {
-    let mut cache = SiteCache::default();
+/// `unsaid` is how the query is part of the key where the file does not say it.
+fn cache(section: &Section<'_>, unsaid: QueryKey) -> SiteCache {
+    let mut cache = SiteCache { query: unsaid.clone(), ..SiteCache::default() };
     let Some(inner) = section.section("cache", keys::CACHE) else { return cache };
     let stale = |key| inner.duration(key, Duration::ZERO, Duration::ZERO, 365 * DAY);
     cache.default_ttl = ttl(&inner, "default_ttl");
@@ -176,7 +181,7 @@ fn cache(section: &Section<'_>) -> SiteCache {
     cache.stale_while_revalidate = stale("stale_while_revalidate");
     cache.stale_if_error = stale("stale_if_error");
     cache.object_bytes_max = inner.bytes("object_max", cache.object_bytes_max);
-    cache.query = query(&inner);
+    cache.query = query(&inner, unsaid);
     cache.bypass_cookies = inner.list("bypass_cookies", "names of cookies", cookie_name).unwrap_or_default();
     let set_cookie = [("refuse", SetCookie::Refuse), ("strip", SetCookie::Strip), ("keep", SetCookie::Keep)];
     cache.set_cookie = inner.word("set_cookie", &set_cookie).unwrap_or(cache.set_cookie);
@@ -237,8 +242,8 @@ fn cache_rule(section: &Section<'_>) -> Option<CacheRule> {
     sound.then_some(rule)
 }
 
-fn query(section: &Section<'_>) -> QueryKey {
-    let Some(value) = section.value("query") else { return QueryKey::Keep };
+fn query(section: &Section<'_>, unsaid: QueryKey) -> QueryKey {
+    let Some(value) = section.value("query") else { return unsaid };
     let words = [("keep", QueryKey::Keep), ("sort", QueryKey::Sort), ("ignore", QueryKey::Ignore)];
     if !value.get_ref().is_table() {
         return section.word("query", &words).unwrap_or(QueryKey::Keep);

@@ -53,7 +53,13 @@ pub(crate) const ORIGIN: &[&str] = &[
     "first_byte_timeout",
     "between_bytes_timeout",
     "ca",
+    "s3",
+    "azure",
 ];
+pub(crate) const S3: &[&str] =
+    &["bucket", "region", "style", "access_key_id", "secret_file", "prefix", "index"];
+pub(crate) const AZURE: &[&str] =
+    &["account", "container", "path_style", "key_file", "sas_file", "prefix", "index"];
 pub(crate) const TLS: &[&str] = &["certificate", "key", "issuer"];
 pub(crate) const CACHE: &[&str] = &[
     "default_ttl",
@@ -87,6 +93,8 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("zone.ORIGIN", ZONE),
     ("site.NAME", SITE),
     ("site.NAME.origin", ORIGIN),
+    ("site.NAME.origin.s3", S3),
+    ("site.NAME.origin.azure", AZURE),
     ("site.NAME.tls", TLS),
     ("site.NAME.cache", CACHE),
     ("site.NAME.cache.rule", CACHE_RULE),

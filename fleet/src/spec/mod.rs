@@ -8,6 +8,7 @@ mod geography;
 pub mod keys;
 mod reader;
 mod steering;
+mod storage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
