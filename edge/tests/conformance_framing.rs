@@ -35,6 +35,48 @@ fn interim_answers_are_not_stored() {
     }));
 }
 
+/// RFC 9110 section 15.2: they go on to the client whose request caused them, in order, without what belongs to the
+/// connection; `100` is ours to give, and whoever is answered from the store gets none.
+#[test]
+fn interim_answers_go_on() {
+    Bench::with("").run(
+        "
+        GET -> 200 | Cache-Control: max-age=3600 | @early 103 => #1 | @interim HTTP/1.1 103 | @interim rel=preload | @interim early-field | !Early-Field | !Link
+        GET => #1 | @no-interim | !Early-Field
+
+        GET -> 200 | @early 103,102,103 => #1 | @interim 102 | @interim 103
+        GET -> 404 | @early 199 => #2 | @interim 199
+        POST | @body x -> 200 | @early 103 => #3 | @interim 103
+        GET -> 200 | @early 100 => #4 | @no-interim
+        HEAD -> 200 | @early 103 => 200 | @interim 103
+
+        # a confirmation in the background says nothing to the client
+        GET -> 200 | Cache-Control: max-age=60, stale-while-revalidate=1000 | Age: 100 | ETag: \"a\" => #1
+        GET ~> 304 | Cache-Control: max-age=3600 | @early 103 => #1 | @no-interim
+
+        # one in the foreground does
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 | @early 103 => 200 | #1 | @interim 103
+        ",
+    );
+}
+
+/// RFC 9110 section 6.5.1: trailers go on with what is not stored, to clients that ask for them; never into the head.
+#[test]
+fn trailers() {
+    Bench::with("").run(
+        "
+        GET | TE: trailers | Connection: TE -> 200 | Cache-Control: no-store | @chunked => #1 | @trailer Trailing: 1 | !Trailing
+        GET -> 200 | Cache-Control: no-store | @chunked => #2 | @no-trailers | !Trailing
+        POST | TE: gzip, Trailers;q=0.5 | Connection: te -> 200 | @chunked => #3 | !Trailing
+        POST | TE: trailers | Connection: TE -> 200 | @chunked => #4 | @trailer Trailing: 1 | saw TE: trailers | saw Connection ~ te
+
+        GET | TE: trailers | Connection: TE -> 200 | Cache-Control: max-age=3600 | @chunked => #1 | !Trailing
+        GET | TE: trailers | Connection: TE => #1 | !Trailing | @no-trailers
+        ",
+    );
+}
+
 #[test]
 fn content_goes_up_whole() {
     Bench::with("").run(

@@ -89,6 +89,16 @@ pub fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
+/// Asks for trailers, if the client does: the wish is of each connection (RFC 9110 §10.1.4).
+pub fn ask_for_trailers(client: &HeaderMap, upstream: &mut HeaderMap) {
+    let mut codings =
+        client.get_all(header::TE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    if codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
+        upstream.insert(header::TE, HeaderValue::from_static("trailers"));
+        upstream.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
 /// The fields of a request that is passed on as it is.
 pub fn upstream_pass(client: &HeaderMap) -> HeaderMap {
     let mut headers = end_to_end(client);

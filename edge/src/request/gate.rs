@@ -237,6 +237,34 @@ mod tests {
     }
 
     #[test]
+    fn the_port_is_the_authoritys_before_the_hosts() {
+        for (uri, host, expected) in [
+            ("/", Some("a.test:8080"), Some(8080)),
+            ("/", Some("a.test"), None),
+            ("/", Some("[::1]:8443"), Some(8443)),
+            ("/", Some("[::1]"), None),
+            ("/", None, None),
+            ("https://a.test:8443/", None, Some(8443)),
+            ("https://a.test/", Some("a.test:8443"), None),
+        ] {
+            let hosts: Vec<&str> = host.into_iter().collect();
+            let request = request(uri, &hosts);
+            assert_eq!(port(request.uri(), request.headers()), expected, "{uri} {host:?}");
+        }
+    }
+
+    #[test]
+    fn forwards_are_counted_where_they_are_numbers() {
+        for (value, expected) in
+            [("0", Some(0)), ("10", Some(10)), ("", None), ("-1", None), ("1 ", Some(1)), ("x", None)]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::MAX_FORWARDS, HeaderValue::from_str(value.trim()).unwrap());
+            assert_eq!(max_forwards(&headers), expected, "{value}");
+        }
+    }
+
+    #[test]
     fn a_loop_is_found_among_other_networks() {
         assert!(names_us(b"other, Nearside-f-fra;x=y", "nearside-f-fra"));
         assert!(!names_us(b"nearside-f-nyc, nearside-f-fra2", "nearside-f-fra"));

@@ -27,7 +27,8 @@ pub(super) async fn pass(
     forward: Forward,
     incoming: Incoming,
 ) -> Result<Answer, Refusal> {
-    let fields = headers::upstream_pass(&exchange.headers);
+    let mut fields = headers::upstream_pass(&exchange.headers);
+    headers::ask_for_trailers(&exchange.headers, &mut fields);
     // Nobody else wants the answer: a client that leaves takes the fetch with it.
     let waiting = Waiting::new(&exchange.client);
     let (answer, times) = miss::ask(exchange, fields, send(incoming), exchange.interim.as_ref()).await;

@@ -91,7 +91,9 @@ pub struct Message {
     pub body: String,
     /// Whether the body came whole.
     pub whole: bool,
-    /// Status lines of interim responses before it.
+    /// Fields behind the body.
+    pub trailers: Fields,
+    /// Status lines of interim responses before it, each with its fields.
     pub interim: Vec<String>,
 }
 
@@ -185,7 +187,7 @@ impl Bench {
         loop {
             let mut reply = reader.head()?;
             if (100..200).contains(&reply.status()) {
-                interim.push(reply.line);
+                interim.push(format!("{} {:?}", reply.line, reply.fields));
                 continue;
             }
             let bodiless = method == "HEAD" || matches!(reply.status(), 204 | 304);
@@ -351,6 +353,13 @@ fn check(wanted: &str, reply: &Message, saw: &Message, own: u16, base: &str) -> 
             !reply.whole
         } else if let Some(line) = want.strip_prefix("@interim ") {
             reply.interim.iter().any(|interim| interim.contains(line))
+        } else if want == "@no-interim" {
+            reply.interim.is_empty()
+        } else if let Some(line) = want.strip_prefix("@trailer ") {
+            let (name, value) = field(line)?;
+            reply.trailers.iter().any(|known| known.0.eq_ignore_ascii_case(&name) && known.1 == value)
+        } else if want == "@no-trailers" {
+            reply.trailers.is_empty()
         } else if let Some(method) = want.strip_prefix("@method ") {
             message.line.starts_with(&format!("{method} "))
         } else if let Some(name) = want.strip_prefix('!') {
@@ -524,7 +533,9 @@ impl Reader {
                     break false;
                 };
                 if size == 0 {
-                    while self.line().is_some_and(|line| !line.is_empty()) {}
+                    while let Some(line) = self.line().filter(|line| !line.is_empty()) {
+                        message.trailers.extend(field(&line));
+                    }
                     break true;
                 }
                 if !self.exactly(size, &mut body) || self.line().is_none() {
