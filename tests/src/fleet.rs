@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -119,7 +120,16 @@ impl Fleet {
     /// # Panics
     /// Where `nearside init` fails.
     pub fn governed() -> Self {
+        Self::governed_after(|_| {})
+    }
+
+    /// [`Fleet::governed`], with its files changed first.
+    ///
+    /// # Panics
+    /// Where `nearside init` fails.
+    pub fn governed_after(change: impl FnOnce(&Self)) -> Self {
         let mut fleet = Self::new();
+        change(&fleet);
         let init = fleet.nearside(&["init"]);
         assert_eq!(init.code, Some(0), "{init:?}");
         for (node, _) in POPS.into_iter().chain(DNS) {
@@ -188,7 +198,27 @@ impl Fleet {
         let mut command = Command::new(process::binary(program));
         command.arg("serve").arg("--fleet").arg(self.fleet_file()).args(["--node", node]);
         command.arg("--state-dir").arg(self.state_dir(node));
+        if program == "nearside-dns" && self.exec_dir().exists() {
+            command.arg("--exec-dir").arg(self.exec_dir());
+        }
         self.run(node, &mut command)
+    }
+
+    /// Where programs of `exec` checks lie; DNS nodes may run them if it is there when they start.
+    pub fn exec_dir(&self) -> PathBuf {
+        self.path("exec")
+    }
+
+    /// Writes a program for `exec` checks, a shell script.
+    ///
+    /// # Panics
+    /// Where the disk does not play along.
+    pub fn write_program(&self, name: &str, script: &str) -> PathBuf {
+        let path = self.exec_dir().join(name);
+        fs::create_dir_all(self.exec_dir()).expect("a directory");
+        fs::write(&path, format!("#!/bin/sh\n{script}")).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it may be run");
+        path
     }
 
     /// Runs any command as a process of the fleet, under a name.

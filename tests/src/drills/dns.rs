@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::UdpSocket,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -67,6 +68,126 @@ pub fn flap() {
             assert_eq!(answer.address(), frankfurt, "{}", answer.text);
         }
     }
+}
+
+/// German networks by the built-in table, a /16 each.
+fn german_networks() -> impl Iterator<Item = Ipv4Addr> {
+    let blocks = [(79, 192), (84, 128), (87, 128), (91, 0)];
+    blocks
+        .into_iter()
+        .flat_map(|(first, second)| (second..=second + 63).map(move |n| Ipv4Addr::new(first, n, 0, 0)))
+}
+
+/// A PoP gets more requests than it can bear: both DNS nodes offer it to fewer networks, whose clients get the next
+/// one. When the flood is over, everybody comes back.
+pub fn shed() {
+    let mut fleet = Fleet::new();
+    fleet.edit(&fleet.fleet_file(), "max = \"30s\" }", "max = \"2s\" }\nshed_above = 0.3");
+    fleet.start_nodes();
+    let at_frankfurt = |fleet: &Fleet, server: &str| -> Vec<Ipv4Addr> {
+        let socket = UdpSocket::bind((fleet.dns(server).ip(), 0)).expect("a socket");
+        socket.connect(fleet.dns(server)).expect("a peer");
+        socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
+        let (frankfurt, next) = (fleet.address("fra"), fleet.address("nyc"));
+        let here = |network: &Ipv4Addr| {
+            let answer = exchange(&socket, 7, *network, 16);
+            let address = answer.answers.iter().find_map(address).expect("an address");
+            assert!([&frankfurt, &next].contains(&&address), "{network}: {address}");
+            address == frankfurt
+        };
+        german_networks().filter(here).collect()
+    };
+    let share = |fleet: &Fleet, server: &str, pop: &str| {
+        fleet.metric(server, "nearside_dns_offered_share", &[&format!("pop=\"{pop}\"")])
+    };
+    let all: Vec<Ipv4Addr> = german_networks().collect();
+    for server in ["ns1", "ns2"] {
+        assert_eq!(at_frankfurt(&fleet, server), all, "at rest, everybody is at the nearest");
+        assert_eq!(share(&fleet, server, "fra"), 1.0);
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let flood: Vec<_> = (0..2)
+        .map(|_| {
+            let (stop, pop) = (stop.clone(), fleet.block.socket(21, 8080));
+            thread::spawn(move || pelt(pop, &stop))
+        })
+        .collect();
+    for server in ["ns1", "ns2"] {
+        wait::until(&format!("{server} sheds Frankfurt"), SOON, || {
+            let (load, share) =
+                (fleet.metric(server, "nearside_dns_load", &["fra"]), share(&fleet, server, "fra"));
+            if share < 1.0 { Ok(()) } else { Err(format!("load {load}, share {share}")) }
+        });
+    }
+    let explained = fleet.command(
+        "nearside-dns",
+        &[
+            "explain",
+            "--fleet",
+            "nearside.toml",
+            "--state-dir",
+            "state/ns1",
+            "www.cdn.test",
+            "A",
+            "--client",
+            "91.0.0.0/16",
+        ],
+    );
+    assert!(explained.stdout.contains("busy: offered to"), "{explained:?}");
+    stop.store(true, Ordering::Relaxed);
+    let requests: u64 = flood.into_iter().map(|thread| thread.join().expect("requests were answered")).sum();
+    for server in ["ns1", "ns2"] {
+        let (offered, left) = (share(&fleet, server, "fra"), at_frankfurt(&fleet, server));
+        let part = left.len() as f64 / all.len() as f64;
+        eprintln!(
+            "shed: {server} offers Frankfurt to {offered:.2} of networks, {} of {} got it",
+            left.len(),
+            all.len()
+        );
+        assert!((part - offered).abs() < 0.12, "{part} of the networks, offered {offered}");
+        assert_eq!(share(&fleet, server, "sin"), 1.0, "others are left alone");
+    }
+    let begun = Instant::now();
+    for server in ["ns1", "ns2"] {
+        // Slowly: half as much again each half minute.
+        wait::until(&format!("{server} offers Frankfurt to all again"), Duration::from_secs(240), || {
+            match share(&fleet, server, "fra") {
+                1.0 => Ok(()),
+                share => Err(share.to_string()),
+            }
+        });
+        let server_sees = || if at_frankfurt(&fleet, server) == all { Ok(()) } else { Err("not all") };
+        wait::until("everybody is back at the nearest", SOON, server_sees);
+    }
+    eprintln!("shed: {requests} requests flooded, all networks back after {:?}", begun.elapsed());
+}
+
+/// Asks an edge for the same small thing as fast as it answers, many requests in flight. Returns how many.
+fn pelt(pop: std::net::SocketAddr, stop: &AtomicBool) -> u64 {
+    const AT_ONCE: usize = 64;
+    let mut connection = TcpStream::connect(pop).expect("the edge listens");
+    connection.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    let requests = "GET /hello HTTP/1.1\r\nHost: www.cdn.test\r\n\r\n".repeat(AT_ONCE);
+    let (mut answered, mut buffer) = (0, vec![0; 64 * 1024]);
+    while !stop.load(Ordering::Relaxed) {
+        // An edge ends a connection after so many requests.
+        if answered % 8000 == 0 && answered > 0 {
+            connection = TcpStream::connect(pop).expect("the edge listens");
+        }
+        connection.write_all(requests.as_bytes()).expect("the edge reads");
+        let mut heads = 0;
+        let mut last = [0u8; 3];
+        while heads < AT_ONCE {
+            let count = connection.read(&mut buffer).expect("the edge answers");
+            assert!(count > 0, "the edge hung up");
+            let text = [&last[..], &buffer[..count]].concat();
+            heads += text.windows(4).filter(|window| window == b"\r\n\r\n").count();
+            last.copy_from_slice(&text[text.len() - 3..]);
+        }
+        answered += AT_ONCE as u64;
+    }
+    answered
 }
 
 /// A DNS node is killed and started while a PoP is dead: not one of its answers names the dead PoP.
@@ -157,15 +278,11 @@ fn count(server: std::net::SocketAddr, allowed: &[String], stop: &AtomicBool) ->
     let socket = UdpSocket::bind((server.ip(), 0)).expect("a socket");
     socket.connect(server).expect("a peer");
     socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
-    let (mut answered, mut buffer) = (0u64, [0u8; 2048]);
+    let mut answered = 0u64;
     while !stop.load(Ordering::Relaxed) {
-        let query = query(answered as u16);
-        socket.send(&query).expect("a query leaves");
-        let length =
-            socket.recv(&mut buffer).unwrap_or_else(|error| panic!("query {answered} was lost: {error}"));
-        let message = Message::from_vec(&buffer[..length]).expect("an answer is a DNS message");
-        assert_eq!(message.metadata.id, answered as u16, "an answer to another query");
-        assert_eq!(message.metadata.response_code, ResponseCode::NoError, "{message:?}");
+        let id = answered as u16;
+        let network = Ipv4Addr::from((91 << 24) | (u32::from(id) << 8));
+        let message = exchange(&socket, id, network, 24);
         let addresses: Vec<String> = message.answers.iter().filter_map(address).collect();
         assert!(addresses.len() == 1 && allowed.contains(&addresses[0]), "{message:?}");
         answered += 1;
@@ -180,15 +297,25 @@ fn address(record: &hickory_proto::rr::Record) -> Option<String> {
     }
 }
 
-fn query(id: u16) -> Vec<u8> {
+fn query(id: u16, network: Ipv4Addr, bits: u8) -> Vec<u8> {
     let name = Name::from_ascii("www.cdn.test.").expect("a name");
     let mut message = Message::query();
     message.metadata.id = id;
     message.add_query(Query::query(name, RecordType::A));
     let mut edns = Edns::new();
     edns.set_max_payload(1232);
-    let network = std::net::Ipv4Addr::from((91 << 24) | (u32::from(id) << 8)).into();
-    edns.options_mut().insert(EdnsOption::Subnet(ClientSubnet::new(network, 24, 0)));
+    edns.options_mut().insert(EdnsOption::Subnet(ClientSubnet::new(network.into(), bits, 0)));
     message.edns = Some(edns);
     message.to_vec().expect("a query")
+}
+
+/// Asks for the tailored name and reads the answer.
+fn exchange(socket: &UdpSocket, id: u16, network: Ipv4Addr, bits: u8) -> Message {
+    let mut buffer = [0u8; 2048];
+    socket.send(&query(id, network, bits)).expect("a query leaves");
+    let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("query {id} was lost: {error}"));
+    let message = Message::from_vec(&buffer[..length]).expect("an answer is a DNS message");
+    assert_eq!(message.metadata.id, id, "an answer to another query");
+    assert_eq!(message.metadata.response_code, ResponseCode::NoError, "{message:?}");
+    message
 }

@@ -42,6 +42,11 @@ pub const ALL: &[Drill] = &[
         run: dns::flap,
     },
     Drill {
+        name: "shed",
+        what: "a PoP is flooded, is offered to fewer networks, gets them back",
+        run: dns::shed,
+    },
+    Drill {
         name: "restart-while-down",
         what: "a DNS node restarts while a PoP is dead, and never offers it",
         run: dns::restart_while_down,
