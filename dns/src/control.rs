@@ -15,6 +15,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use nearside_node::{ControlRequest, ControlResponse};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::{
     explain::{self, Question},
@@ -24,6 +25,11 @@ use crate::{
 
 /// Longest drain that can be asked for, a year: beyond it, "until lifted" is meant.
 const DRAIN_SECONDS_MAX: u64 = 366 * 24 * 3600;
+
+/// Explanations made at once: each holds the databases in memory while it lasts.
+const EXPLAINED_AT_ONCE: usize = 1;
+
+static EXPLAINING: Semaphore = Semaphore::const_new(EXPLAINED_AT_ONCE);
 
 /// Body of `POST /v1/drains`.
 #[derive(Debug, Deserialize)]
@@ -36,7 +42,7 @@ struct DrainRequest {
 }
 
 /// Answers one request.
-pub fn answer(server: &Server, request: &ControlRequest) -> ControlResponse {
+pub async fn answer(server: &Server, request: &ControlRequest) -> ControlResponse {
     match (&request.method, request.path.as_str()) {
         (&Method::GET, "/v1/drains") => ControlResponse::ok(&server.health().drains()),
         (&Method::POST, "/v1/drains") => drain(server, request),
@@ -44,7 +50,7 @@ pub fn answer(server: &Server, request: &ControlRequest) -> ControlResponse {
             undrain(server, path.trim_start_matches("/v1/drains/"))
         }
         (&Method::GET, "/v1/health-view") => ControlResponse::ok(&server.health().own_view()),
-        (&Method::GET, "/v1/explain") => explain(server, request),
+        (&Method::GET, "/v1/explain") => explain(server, request).await,
         _ => ControlResponse::not_found(),
     }
 }
@@ -57,7 +63,7 @@ struct Explained {
     text: String,
 }
 
-fn explain(server: &Server, request: &ControlRequest) -> ControlResponse {
+async fn explain(server: &Server, request: &ControlRequest) -> ControlResponse {
     let bad = |message: &str| ControlResponse::error(StatusCode::BAD_REQUEST, message);
     let Some(name) = request.parameter("name") else { return bad("the parameter `name` is missing") };
     let client = request.parameter("client").map(explain::parse_client);
@@ -71,17 +77,21 @@ fn explain(server: &Server, request: &ControlRequest) -> ControlResponse {
         length,
     };
     let Some(view) = server.view() else { return bad("nothing is served yet") };
-    let geo = match steering::open_geo(&view.base.config.geoip) {
-        Ok(geo) => geo,
-        Err(error) => return bad(&error.to_string()),
-    };
-    match explain::explain(&view, &geo, &question, "as this server sees it now") {
-        Ok(explanation) => {
+    let Ok(_turn) = EXPLAINING.acquire().await else { return bad("nothing is explained any more") };
+    // Databases are read from disk, a hundred megabytes and more: not on the threads that probe and answer.
+    let explaining = tokio::task::spawn_blocking(move || {
+        let geo = steering::open_geo(&view.base.config.geoip).map_err(|error| error.to_string())?;
+        let explanation = explain::explain(&view, &geo, &question, "as this server sees it now");
+        explanation.map_err(|error| error.to_string())
+    });
+    match explaining.await {
+        Ok(Ok(explanation)) => {
             // The same again in words, so that who asks over the network shows what the command shows.
             let text = explanation.to_string();
             ControlResponse::ok(&Explained { explanation, text })
         }
-        Err(error) => bad(&error.to_string()),
+        Ok(Err(error)) => bad(&error),
+        Err(error) => ControlResponse::error(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
 

@@ -283,7 +283,7 @@ impl Daemon for Server {
     }
 
     async fn control(&self, request: ControlRequest) -> ControlResponse {
-        control::answer(self, &request)
+        control::answer(self, &request).await
     }
 
     async fn stop(&self, deadline: Instant) {

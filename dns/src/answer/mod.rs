@@ -280,10 +280,20 @@ impl Worker<'_> {
             return outcome(0, &Reply::new(Verdict::RateLimited), edns);
         }
         let opt = self.opt(edns, None);
+        let limit = self.limit(edns);
         let reserved = opt.as_ref().map_or(0, Opt::bytes);
+        // Names too long for a refusal that has to fit 512 octets: then without the key's.
+        let room = limit.min(out.len()).saturating_sub(reject.head.len() + reserved);
+        let key = reject.tsig.filter(|tsig| tsig.bytes() <= room);
+        let reserved = reserved + key.map_or(0, |tsig| tsig.bytes());
         let flags = u16::from_be_bytes([reject.head[2], reject.head[3]]);
-        match Message::begin(out, self.limit(edns), reserved, reject.head, names) {
-            Ok(message) => outcome(finish(message, flags, &reply, opt), &reply, edns),
+        match Message::begin(out, limit, reserved, reject.head, names) {
+            Ok(mut message) => {
+                if let Some(key) = key {
+                    message.refuse_key(key);
+                }
+                outcome(finish(message, flags, &reply, opt), &reply, edns)
+            }
             Err(_) => outcome(0, &Reply::new(Verdict::Dropped), edns),
         }
     }

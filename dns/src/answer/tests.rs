@@ -402,3 +402,62 @@ fn other_opcodes_are_not_implemented_with_the_question_echoed() {
     let (outcome, message) = server().ask(&update, Transport::Udp);
     assert_eq!((outcome.verdict, message.queries.len(), message.edns.is_some()), (Verdict::NotImp, 1, true));
 }
+
+/// A query signed with key `k.test`, algorithm `hmac-sha256`, and a made-up MAC of 32 octets.
+fn signed(options: Option<&[(u16, &[u8])]>, key: &[u8]) -> Vec<u8> {
+    let mut packet = query("static.cdn.test", 1, options);
+    packet[11] += 1;
+    packet.extend(key);
+    packet.extend([0, 250, 0, 255, 0, 0, 0, 0]);
+    let mut data = b"\x0bhmac-sha256\x00\x00\x00\x65\x00\x00\x01\x01\x2c\x00\x20".to_vec();
+    data.extend([7; 32]);
+    data.extend(b"\xbe\xef\x00\x00\x00\x00");
+    packet.extend((data.len() as u16).to_be_bytes());
+    packet.extend(data);
+    packet
+}
+
+#[test]
+fn a_signed_query_learns_that_its_key_is_unknown() {
+    // RFC 8945 section 5.2.1: NOTAUTH and BADKEY, unsigned; key, algorithm, time and id as they came.
+    let refusal = b"\x01k\x04test\x00\x00\xfa\x00\xff\x00\x00\x00\x00\x00\x1d\x0bhmac-sha256\x00\
+        \x00\x00\x65\x00\x00\x01\x01\x2c\x00\x00\xbe\xef\x00\x11\x00\x00";
+    for options in [None, Some(&[][..])] {
+        let packet = signed(options, b"\x01k\x04test\x00");
+        let (outcome, out) = server().raw(&packet, Transport::Udp);
+        assert_eq!(outcome.verdict, Verdict::NotAuth);
+        assert_eq!(out[3] & 15, 9);
+        assert!(out.ends_with(refusal), "{out:?}");
+        assert_eq!(out[11], 1 + u8::from(options.is_some()), "counted");
+        Decoded::from_vec(&out).unwrap();
+    }
+    // A name of the longest kind, beside a question: still within 512 octets, or left out.
+    let label = [&[63][..], &[b'x'; 63]].concat();
+    let long = [&label[..], &label, &label, &[61], &[b'x'; 61], &[0]].concat();
+    let (outcome, out) = server().raw(&signed(None, &long), Transport::Udp);
+    assert_eq!((outcome.verdict, out[11]), (Verdict::NotAuth, 1));
+    assert!(out.len() <= 512);
+}
+
+#[test]
+fn transfers_and_notifications_are_refused_and_say_so() {
+    for rtype in [251u16, 252] {
+        for transport in [Transport::Udp, Transport::Stream] {
+            let (outcome, message) = server().ask(&query("cdn.test", rtype, Some(&[])), transport);
+            assert_eq!((outcome.verdict, outcome.truncated), (Verdict::Refused, false));
+            assert!(message.answers.is_empty() && !message.metadata.authoritative);
+        }
+    }
+    let mut notify = query("cdn.test", 6, None);
+    notify[2] |= 4 << 3;
+    let (outcome, out) = server().raw(&notify, Transport::Udp);
+    assert_eq!((outcome.verdict, out[2] >> 3 & 15, out[3] & 15), (Verdict::NotImp, 4, 4));
+}
+
+#[test]
+fn padding_is_for_encrypted_transports() {
+    for transport in [Transport::Udp, Transport::Stream] {
+        let (_, out) = server().raw(&query("static.cdn.test", 1, Some(&[(12, &[0; 8])])), transport);
+        assert!(option(&out, 12).is_none() && out.len() < 100, "{out:?}");
+    }
+}

@@ -5,6 +5,9 @@
 //! bytes are read back into hickory's types, because its listeners take nothing else; names and data survive
 //! that unchanged, their compression may differ.
 //!
+//! Clients that pad are padded to (RFC 7830): here and nowhere else, since only here is a length all that an
+//! observer sees, and only here is the final length known.
+//!
 //! What hickory cannot parse (a client subnet of an unknown family) it answers with FORMERR itself. Its
 //! listeners bound handshakes in time, but not connections in number: the process's limit on open files is
 //! the bound, and these listeners are opened only where the fleet file asks for them.
@@ -16,7 +19,10 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use hickory_proto::op::{Header, Message, Metadata};
+use hickory_proto::{
+    op::{Header, Message, Metadata},
+    rr::rdata::opt::{EdnsCode, EdnsOption},
+};
 use hickory_server::{
     net::runtime::Time,
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo, Server},
@@ -41,6 +47,8 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Where DNS over HTTPS is asked (RFC 8484 section 3 leaves the path to us; this one is customary).
 const HTTPS_PATH: &str = "/dns-query";
+/// Answers to clients that pad fill whole blocks of this (RFC 8467 section 4.1).
+const PADDING_BLOCK_BYTES: usize = 468;
 /// Answer buffers kept for the next query, 64 KiB each: as many as answers are made at once on a busy machine.
 const BUFFERS_MAX: usize = 16;
 
@@ -148,7 +156,10 @@ impl RequestHandler for Handler {
         request: &Request,
         mut response_handle: R,
     ) -> ResponseInfo {
-        let Some(message) = self.answer(request) else { return nothing_sent(&request.metadata) };
+        let Some(mut message) = self.answer(request) else { return nothing_sent(&request.metadata) };
+        if request.edns.as_ref().is_some_and(|edns| edns.option(EdnsCode::Padding).is_some()) {
+            pad(&mut message);
+        }
         let response = MessageResponseBuilder::new(&request.queries, message.edns.as_ref()).build(
             message.metadata,
             &message.answers,
@@ -163,6 +174,21 @@ impl RequestHandler for Handler {
                 nothing_sent(&request.metadata)
             }
         }
+    }
+}
+
+/// Pads an answer to a whole number of blocks, if it has an OPT record to carry the padding.
+fn pad(message: &mut Message) {
+    let padding = |bytes: usize| EdnsOption::Unknown(EdnsCode::Padding.into(), vec![0; bytes]);
+    let Some(edns) = message.edns.as_mut() else { return };
+    edns.options_mut().insert(padding(0));
+    let Ok(bytes) = message.to_vec().map(|wire| wire.len()) else { return };
+    let missing = bytes.next_multiple_of(PADDING_BLOCK_BYTES) - bytes;
+    if let Some(edns) = message.edns.as_mut()
+        && bytes + missing <= usize::from(u16::MAX)
+    {
+        edns.options_mut().remove(EdnsCode::Padding);
+        edns.options_mut().insert(padding(missing));
     }
 }
 

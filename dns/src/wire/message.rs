@@ -12,7 +12,7 @@ use nearside_zones::{
     record::{self, Embedded},
 };
 
-use super::{Ede, Edns, HEADER_BYTES, Rcode, edns::option, flags};
+use super::{Ede, Edns, HEADER_BYTES, Rcode, Tsig, edns::option, flags};
 
 /// Names remembered for compression. An answer names few; past this, names are written in full.
 const NAMES_MAX: usize = 48;
@@ -87,6 +87,8 @@ pub struct Message<'m> {
     names: &'m mut Names,
     /// The question's name, known to `names` only once something is to be compressed.
     question: Option<&'m [u8]>,
+    /// The key that is refused: the last record, behind OPT.
+    refused_key: Option<Tsig<'m>>,
 }
 
 impl<'m> Message<'m> {
@@ -121,6 +123,7 @@ impl<'m> Message<'m> {
             counts: [0; 3],
             names,
             question,
+            refused_key: None,
         })
     }
 
@@ -388,6 +391,12 @@ impl<'m> Message<'m> {
         }
     }
 
+    /// Ends the message with a record that refuses the query's key, into octets set aside
+    /// ([`Tsig::bytes`]): unsigned, since there is no key to sign with (RFC 8945 section 5.3.2).
+    pub fn refuse_key(&mut self, tsig: Tsig<'m>) {
+        self.refused_key = Some(tsig);
+    }
+
     /// Takes back everything but the question.
     pub fn clear(&mut self) {
         self.at = self.start;
@@ -405,6 +414,14 @@ impl<'m> Message<'m> {
             match self.opt(rcode, opt) {
                 Ok(()) => additional = additional.saturating_add(1),
                 // Only where the caller reserved less than `Opt::bytes`.
+                Err(Full) => self.at = before,
+            }
+        }
+        if let Some(tsig) = self.refused_key {
+            self.limit = self.end;
+            let before = self.at;
+            match self.tsig(&tsig) {
+                Ok(()) => additional = additional.saturating_add(1),
                 Err(Full) => self.at = before,
             }
         }
@@ -443,6 +460,24 @@ impl<'m> Message<'m> {
             // A hint for people: left out where there is no room for it.
             let _ = self.option(option::EDE, &[&(code as u16).to_be_bytes(), text.as_bytes()]);
         }
+        self.length(start);
+        Ok(())
+    }
+
+    /// RFC 8945 section 4.2: no MAC, BADKEY.
+    fn tsig(&mut self, tsig: &Tsig<'_>) -> Result<(), Full> {
+        const BADKEY: u16 = 17;
+        self.put(tsig.key)?;
+        // Type TSIG, class ANY, TTL 0.
+        self.put(&[0, 250, 0, 255, 0, 0, 0, 0])?;
+        let start = self.at;
+        self.put(&[0, 0])?;
+        self.put(tsig.algorithm)?;
+        self.put(tsig.time)?;
+        self.put(&[0, 0])?;
+        self.put(tsig.id)?;
+        self.put(&BADKEY.to_be_bytes())?;
+        self.put(&[0, 0])?;
         self.length(start);
         Ok(())
     }
@@ -510,6 +545,15 @@ impl Opt<'_> {
             )
             + option(self.cookie.is_some(), 24)
             + option(self.keepalive_100ms.is_some(), 2)
+    }
+}
+
+impl Tsig<'_> {
+    /// Octets of the record that refuses the key: what to set aside.
+    pub fn bytes(&self) -> usize {
+        /// Type, class, TTL, length; time and fudge; MAC length, id, error, other length.
+        const FIXED: usize = 10 + 8 + 8;
+        self.key.len() + FIXED + self.algorithm.len()
     }
 }
 

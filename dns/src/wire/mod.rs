@@ -14,7 +14,7 @@ mod query;
 pub use edns::{ClientSubnet, Cookie, Ede, Edns};
 pub(crate) use message::answer_flags;
 pub use message::{Data, Full, Message, Names, Opt, Owner, Section};
-pub use query::{Query, Refusal, Reject};
+pub use query::{Query, Refusal, Reject, Tsig};
 
 /// Octets of the header (RFC 1035 section 4.1.1).
 pub const HEADER_BYTES: usize = 12;

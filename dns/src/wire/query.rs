@@ -3,6 +3,8 @@
 //! [`Query::parse`] looks at every octet: sections are walked to the end, so that a message with
 //! something behind it, or with less in it than its counts say, is never taken for a query.
 
+#![allow(clippy::result_large_err, reason = "a refusal is as rare as it is short-lived, and never boxed")]
+
 use nearside_zones::{NameBuf, Rtype};
 
 use super::{Edns, HEADER_BYTES, flags};
@@ -50,6 +52,47 @@ pub struct Reject<'q> {
     pub head: &'q [u8],
     /// The OPT record where it could be read: then the refusal carries one too.
     pub edns: Option<Edns<'q>>,
+    /// The signature, where that is what it is refused for.
+    pub tsig: Option<Tsig<'q>>,
+}
+
+/// What of a query's signature goes into the answer that refuses its key (RFC 8945 section 5.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tsig<'q> {
+    /// Name of the key, wire form, not compressed.
+    pub key: &'q [u8],
+    /// Name of the algorithm, the same.
+    pub algorithm: &'q [u8],
+    /// Time signed and fudge.
+    pub time: &'q [u8; 8],
+    /// Original id.
+    pub id: &'q [u8; 2],
+}
+
+impl<'q> Tsig<'q> {
+    /// RFC 8945 section 4.2. `None`: malformed.
+    fn parse(record: &Raw<'q>) -> Option<Self> {
+        const CLASS_ANY: u16 = 255;
+        let (algorithm, rest) = record.data.split_at_checked(skip_name(record.data)?)?;
+        let (time, rest) = rest.split_first_chunk::<8>()?;
+        let (mac_bytes, rest) = rest.split_first_chunk::<2>()?;
+        let (_mac, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*mac_bytes)))?;
+        let (id, rest) = rest.split_first_chunk::<2>()?;
+        let (&[_, _, high, low], other) = rest.split_first_chunk::<4>()?;
+        let whole = other.len() == usize::from(u16::from_be_bytes([high, low]));
+        let plain = algorithm.len() <= NAME_BYTES_MAX && !ends_in_pointer(algorithm);
+        (record.class == CLASS_ANY && whole && plain).then_some(Self {
+            key: record.owner,
+            algorithm,
+            time,
+            id,
+        })
+    }
+
+    /// Whether the key's name stands in the query as it is, so that it can be said again.
+    fn is_plain(&self) -> bool {
+        self.key.len() <= NAME_BYTES_MAX && !ends_in_pointer(self.key)
+    }
 }
 
 /// Types that are only mechanisms: nothing to look up, and nothing we do.
@@ -60,6 +103,9 @@ const TSIG: u16 = 250;
 /// signature; past this a message is noise.
 const RECORDS_MAX: u32 = 16;
 
+/// Octets of a name (RFC 1035 section 2.3.4).
+const NAME_BYTES_MAX: usize = 255;
+
 impl<'q> Query<'q> {
     /// Reads a message; the lower-case question name goes to `name`.
     ///
@@ -67,16 +113,16 @@ impl<'q> Query<'q> {
     /// [`Reject`] with what to send instead of an answer.
     pub fn parse(packet: &'q [u8], name: &mut NameBuf) -> Result<Self, Reject<'q>> {
         let Some((header, body)) = packet.split_first_chunk::<HEADER_BYTES>() else {
-            return Err(Reject { refusal: Refusal::Drop, head: &[], edns: None });
+            return Err(Reject { refusal: Refusal::Drop, head: &[], edns: None, tsig: None });
         };
         let word = |index: usize| u16::from_be_bytes([header[index], header[index + 1]]);
         let flags = word(2);
         if flags & flags::QR != 0 {
-            return Err(Reject { refusal: Refusal::Drop, head: &[], edns: None });
+            return Err(Reject { refusal: Refusal::Drop, head: &[], edns: None, tsig: None });
         }
         let bare = &packet[..HEADER_BYTES];
         let (questions, answers, authorities, additionals) = (word(4), word(6), word(8), word(10));
-        let refuse = |refusal, head, edns| Err(Reject { refusal, head, edns });
+        let refuse = |refusal, head, edns| Err(Reject { refusal, head, edns, tsig: None });
         let opcode_refusal = (flags & flags::OPCODE != 0).then_some(Refusal::NotImp);
         let form_error = opcode_refusal.unwrap_or(Refusal::FormErr);
         if questions > 1 {
@@ -107,8 +153,9 @@ impl<'q> Query<'q> {
         if behind.malformed || !rest.is_empty() {
             return refuse(Refusal::FormErr, head, edns);
         }
-        if behind.signed {
-            return refuse(Refusal::NotAuth, head, edns);
+        if let Some(tsig) = behind.tsig {
+            let tsig = Some(tsig).filter(Tsig::is_plain);
+            return Err(Reject { refusal: Refusal::NotAuth, head, edns, tsig });
         }
         let asks_for_cookie = edns.is_some_and(|edns| edns.cookie.is_some());
         if questions == 0 && !asks_for_cookie {
@@ -134,7 +181,7 @@ fn question(rest: &mut &[u8], name: &mut NameBuf) -> Option<(Rtype, u16)> {
 struct Behind<'q> {
     edns: Option<Edns<'q>>,
     several: bool,
-    signed: bool,
+    tsig: Option<Tsig<'q>>,
     malformed: bool,
 }
 
@@ -149,8 +196,10 @@ impl<'q> Behind<'q> {
             match record.rtype {
                 Rtype::OPT => behind.opt(&record, index >= first_additional),
                 // RFC 8945 section 5.1: the last record, or the message is malformed.
-                Rtype(TSIG) if index + 1 == records => behind.signed = true,
-                Rtype(TSIG) => behind.malformed = true,
+                Rtype(TSIG) => {
+                    behind.tsig = Tsig::parse(&record).filter(|_| index + 1 == records);
+                    behind.malformed |= behind.tsig.is_none();
+                }
                 _ => {}
             }
         }
@@ -178,12 +227,12 @@ impl<'q> Behind<'q> {
             }
         }
         // RFC 6891 section 6.1.2: the owner is the root, the place the additional section.
-        self.malformed |= !record.owner_is_root || !in_additional;
+        self.malformed |= record.owner != [0] || !in_additional;
     }
 }
 
 struct Raw<'q> {
-    owner_is_root: bool,
+    owner: &'q [u8],
     rtype: Rtype,
     class: u16,
     ttl: u32,
@@ -192,14 +241,13 @@ struct Raw<'q> {
 
 impl<'q> Raw<'q> {
     fn parse(rest: &mut &'q [u8]) -> Option<Self> {
-        let owner = skip_name(rest)?;
-        let owner_is_root = rest[..owner] == [0];
-        let (fixed, after) = rest[owner..].split_first_chunk::<10>()?;
+        let (owner, after) = rest.split_at_checked(skip_name(rest)?)?;
+        let (fixed, after) = after.split_first_chunk::<10>()?;
         let length = usize::from(u16::from_be_bytes([fixed[8], fixed[9]]));
         let (data, after) = after.split_at_checked(length)?;
         *rest = after;
         Some(Self {
-            owner_is_root,
+            owner,
             rtype: Rtype(u16::from_be_bytes([fixed[0], fixed[1]])),
             class: u16::from_be_bytes([fixed[2], fixed[3]]),
             ttl: u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
@@ -221,6 +269,15 @@ fn skip_name(octets: &[u8]) -> Option<usize> {
     }
 }
 
+/// Whether a name that was stepped over is compressed: a pointer is where its labels end.
+fn ends_in_pointer(name: &[u8]) -> bool {
+    let mut position = 0;
+    while let Some(&length @ 1..=63) = name.get(position) {
+        position += 1 + usize::from(length);
+    }
+    name.get(position) != Some(&0)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -229,6 +286,10 @@ mod tests {
 
     const QUESTION: &[u8] = b"\x03wWw\x03cdn\x04test\x00\x00\x01\x00\x01";
     const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x00";
+
+    /// Key `k`, algorithm `h`, a MAC of two octets.
+    const TSIG_RECORD: &[u8] = b"\x01k\x00\x00\xfa\x00\xff\x00\x00\x00\x00\x00\x15\x01h\x00\
+        \x00\x00\x65\x00\x00\x01\x01\x2c\x00\x02\xaa\xbb\xab\xcd\x00\x00\x00\x00";
 
     fn packet(flags: u16, counts: [u16; 4], parts: &[&[u8]]) -> Vec<u8> {
         let mut packet = vec![0xab, 0xcd];
@@ -264,7 +325,8 @@ mod tests {
         let opt_off_root = [b"\x01a", OPT].concat();
         let short_option = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x03\x00\x08\x00";
         let later = b"\x00\x00\x29\x04\xd0\x00\x01\x00\x00\x00\x00";
-        let tsig = b"\x00\x00\xfa\x00\xff\x00\x00\x00\x00\x00\x00";
+        let tsig = TSIG_RECORD;
+        let cut_tsig = b"\x00\x00\xfa\x00\xff\x00\x00\x00\x00\x00\x00";
         let a = b"\x01x\x00\x00\x01\x00\x01\x00\x00\x00\x00\x00\x00";
         for (what, packet, expected) in [
             ("short", b"\x00\x01".to_vec(), (Refusal::Drop, 0, false)),
@@ -307,6 +369,11 @@ mod tests {
             ("EDNS 1", packet(0, [1, 0, 0, 1], &[QUESTION, later]), (Refusal::BadVers, full, true)),
             ("signed", packet(0, [1, 0, 0, 1], &[QUESTION, tsig]), (Refusal::NotAuth, full, false)),
             (
+                "cut signature",
+                packet(0, [1, 0, 0, 1], &[QUESTION, cut_tsig]),
+                (Refusal::FormErr, full, false),
+            ),
+            (
                 "signed, then more",
                 packet(0, [1, 0, 0, 2], &[QUESTION, tsig, OPT]),
                 (Refusal::FormErr, full, true),
@@ -316,6 +383,20 @@ mod tests {
             assert_eq!(refusal(&packet), Some(expected), "{what}");
         }
         assert_eq!(refusal(&packet(0, [1, 0, 0, 2], &[QUESTION, a, OPT])), None, "an unknown additional");
+    }
+
+    #[test]
+    fn a_signature_is_said_again_where_its_key_is_not_compressed() {
+        let signed = |record: &[u8]| {
+            let packet = packet(0, [1, 0, 0, 1], &[QUESTION, record]);
+            let reject = Query::parse(&packet, &mut NameBuf::new()).err().unwrap();
+            assert_eq!(reject.refusal, Refusal::NotAuth);
+            reject.tsig.map(|tsig| (tsig.key.to_vec(), tsig.algorithm.to_vec(), tsig.id.to_vec()))
+        };
+        let plain = (b"\x01k\x00".to_vec(), b"\x01h\x00".to_vec(), b"\xab\xcd".to_vec());
+        assert_eq!(signed(TSIG_RECORD), Some(plain));
+        assert_eq!(signed(&[b"\xc0\x0c", &TSIG_RECORD[3..]].concat()), None);
+        assert_eq!(signed(&[b"\x01k\xc0\x00", &TSIG_RECORD[3..]].concat()), None, "no root, a pointer to 0");
     }
 
     proptest! {
