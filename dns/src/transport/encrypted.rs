@@ -22,6 +22,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use hickory_proto::{
     op::{Header, Message, Metadata},
     rr::rdata::opt::{EdnsCode, EdnsOption},
+    serialize::binary::BinEncoder,
 };
 use hickory_server::{
     net::runtime::Time,
@@ -158,7 +159,7 @@ impl RequestHandler for Handler {
     ) -> ResponseInfo {
         let Some(mut message) = self.answer(request) else { return nothing_sent(&request.metadata) };
         if request.edns.as_ref().is_some_and(|edns| edns.option(EdnsCode::Padding).is_some()) {
-            pad(&mut message);
+            pad(request, &mut message);
         }
         let response = MessageResponseBuilder::new(&request.queries, message.edns.as_ref()).build(
             message.metadata,
@@ -178,11 +179,11 @@ impl RequestHandler for Handler {
 }
 
 /// Pads an answer to a whole number of blocks, if it has an OPT record to carry the padding.
-fn pad(message: &mut Message) {
+fn pad(request: &Request, message: &mut Message) {
     let padding = |bytes: usize| EdnsOption::Unknown(EdnsCode::Padding.into(), vec![0; bytes]);
     let Some(edns) = message.edns.as_mut() else { return };
     edns.options_mut().insert(padding(0));
-    let Ok(bytes) = message.to_vec().map(|wire| wire.len()) else { return };
+    let Some(bytes) = encoded_bytes(request, message) else { return };
     let missing = bytes.next_multiple_of(PADDING_BLOCK_BYTES) - bytes;
     if let Some(edns) = message.edns.as_mut()
         && bytes + missing <= usize::from(u16::MAX)
@@ -190,6 +191,20 @@ fn pad(message: &mut Message) {
         edns.options_mut().remove(EdnsCode::Padding);
         edns.options_mut().insert(padding(missing));
     }
+}
+
+/// Octets an answer takes as hickory's listeners write it: they don't compress against the question.
+fn encoded_bytes(request: &Request, message: &Message) -> Option<usize> {
+    let mut wire = Vec::new();
+    let response = MessageResponseBuilder::new(&request.queries, message.edns.as_ref()).build(
+        message.metadata,
+        &message.answers,
+        &message.authorities,
+        &[],
+        &message.additionals,
+    );
+    response.destructive_emit(&mut BinEncoder::new(&mut wire)).ok()?;
+    Some(wire.len())
 }
 
 /// What hickory wants to hear about a query that got no answer.
