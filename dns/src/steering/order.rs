@@ -50,8 +50,7 @@ impl Lists {
 struct Candidate {
     id: PopId,
     unit: [f32; 3],
-    location: Coordinates,
-    bias_km: f64,
+    bias_km: f32,
     /// Stable over renumbering: made of the name.
     seed: u64,
     has_v4: bool,
@@ -60,12 +59,10 @@ struct Candidate {
 
 impl Candidate {
     fn new(id: PopId, pop: &Pop) -> Self {
-        let location = coordinates(pop);
         Self {
             id,
-            unit: location.unit(),
-            location,
-            bias_km: pop.bias_km,
+            unit: coordinates(pop).unit(),
+            bias_km: pop.bias_km as f32,
             seed: name_hash(&pop.name),
             has_v4: !pop.ipv4.is_empty(),
             has_v6: !pop.ipv6.is_empty(),
@@ -188,12 +185,12 @@ impl<'a> Order<'a> {
             return list;
         }
         self.scratch.clear();
-        let from = point.map(|point| (point, point.unit()));
+        let from = point.map(Coordinates::unit);
         for (pop, position) in self.pops.iter().zip(0..) {
             let cost = match from {
                 None => 0.0,
-                Some((point, _)) if self.biased => (point.distance_km(pop.location) - pop.bias_km) as f32,
-                Some((_, unit)) => chord_squared(unit, pop.unit),
+                Some(unit) if self.biased => arc_km(chord_squared(unit, pop.unit)) - pop.bias_km,
+                Some(unit) => chord_squared(unit, pop.unit),
             };
             self.scratch.push((cost, position));
         }
@@ -297,6 +294,32 @@ fn chord_squared(a: [f32; 3], b: [f32; 3]) -> f32 {
     x * x + y * y + z * z
 }
 
+/// Kilometres along the sphere between the ends of a chord, within 30 m short of the antipode: 2 R asin(chord / 2) with the arcsine of
+/// Abramowitz and Stegun, 4.4.46. A thousand PoPs are ranked for each of a hundred thousand places, and the
+/// compiler does four of these at a time.
+fn arc_km(chord_squared: f32) -> f32 {
+    const DIAMETER_KM: f32 = 2.0 * 6371.009;
+    const TERMS: [f32; 8] = [
+        1.570_796_3,
+        -0.214_598_8,
+        0.088_978_99,
+        -0.050_174_305,
+        0.030_891_88,
+        -0.017_088_126,
+        0.006_670_09,
+        -0.001_262_491_1,
+    ];
+    let half = (chord_squared.sqrt() / 2.0).min(1.0);
+    // Near 0 the two terms of the formula cancel each other; there the arc is its own first terms.
+    let arcsine = if half < 0.1 {
+        half * (1.0 + half * half * (1.0 / 6.0 + half * half * (3.0 / 40.0)))
+    } else {
+        let polynomial = TERMS.iter().rev().fold(0.0, |sum, term| sum * half + term);
+        std::f32::consts::FRAC_PI_2 - (1.0 - half).sqrt() * polynomial
+    };
+    DIAMETER_KM * arcsine
+}
+
 /// FNV-1a. Shares of hashed services hang on it: it must never change, on no node.
 pub(super) fn name_hash(name: &str) -> u64 {
     name.bytes()
@@ -315,4 +338,30 @@ pub(super) fn mix(x: u64) -> u64 {
 pub(super) fn bucket(prefix: u64) -> usize {
     // The top bits of a mixed number; BUCKETS is a power of two.
     (mix(prefix) >> (64 - BUCKETS.trailing_zeros())) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arcs_are_great_circle_distances() {
+        let mut random = fastrand::Rng::with_seed(11);
+        for _ in 0..100_000 {
+            let mut point = || Coordinates {
+                latitude: random.f32() * 180.0 - 90.0,
+                longitude: random.f32() * 360.0 - 180.0,
+            };
+            let (a, mut b) = (point(), point());
+            if random.bool() {
+                // Neighbours, down to metres.
+                let near = 10f32.powi(random.i32(-5..=0));
+                b = Coordinates { latitude: (a.latitude + near).min(90.0), longitude: a.longitude + near };
+            }
+            let (exact, arc) = (a.distance_km(b), f64::from(arc_km(chord_squared(a.unit(), b.unit()))));
+            // At the antipode a chord says little of the arc.
+            let off_max = if exact > 18_000.0 { 5.0 } else { 0.03 };
+            assert!((exact - arc).abs() < off_max, "{a:?} to {b:?}: {exact} km, not {arc}");
+        }
+    }
 }
