@@ -292,7 +292,7 @@ pub(crate) struct Ranges<'a> {
 }
 
 impl Ranges<'_> {
-    /// The place behind a record number that was yielded.
+    /// The place behind a record number that was yielded, until there are no more.
     pub(crate) fn place(&self, record: u32) -> &Place {
         &self.places[record as usize]
     }
@@ -303,9 +303,14 @@ impl Ranges<'_> {
         if self.at == self.chunk.len() {
             self.refill().map_err(|cause| DatabaseError { path: self.database.path.clone(), cause })?;
         }
-        let next = self.chunk.get(self.at).copied();
-        self.at += usize::from(next.is_some());
-        Ok(next)
+        let Some(&next) = self.chunk.get(self.at) else {
+            // There may be another file to read through, and memory is never scarcer than now.
+            self.numbers = hashbrown::HashMap::default();
+            self.places = Vec::new();
+            return Ok(None);
+        };
+        self.at += 1;
+        Ok(Some(next))
     }
 
     fn refill(&mut self) -> Result<(), DatabaseCause> {

@@ -188,6 +188,7 @@ impl Geo {
         let nowhere = (walk.decisions.value)(&Spot::default());
         let mut builder = Builder::new(nowhere);
         walk.family(Family::V4, nowhere, &mut builder)?;
+        builder.finish_v4();
         walk.family(Family::V6, nowhere, &mut builder)?;
         drop(walk);
         Ok(builder.finish())

@@ -245,6 +245,9 @@ pub fn special(addr: IpAddr) -> Option<Prefix> {
 pub struct Builder {
     default: u32,
     families: [Entries; 2],
+    forest: Forest,
+    /// The IPv4 tree, once there is one.
+    top4: Option<u32>,
 }
 
 /// What was pushed for one family.
@@ -317,7 +320,7 @@ impl Builder {
     /// If the value is above [`VALUE_MAX`]: values are numbers the caller gave out itself.
     pub fn new(default: u32) -> Self {
         assert!(default <= VALUE_MAX, "map value {default} is above {VALUE_MAX}");
-        Self { default, families: Default::default() }
+        Self { default, families: Default::default(), forest: Forest::default(), top4: None }
     }
 
     /// Gives a network a value.
@@ -326,6 +329,7 @@ impl Builder {
     /// If the value is above [`VALUE_MAX`]: values are numbers the caller gave out itself.
     pub fn push(&mut self, prefix: Prefix, value: u32) {
         assert!(value <= VALUE_MAX, "map value {value} is above {VALUE_MAX}");
+        debug_assert!(prefix.family() == Family::V6 || self.top4.is_none(), "the IPv4 tree is grown");
         self.families[prefix.family() as usize].push(Entry {
             high: (prefix.key() >> 64) as u64,
             low: prefix.key() as u64,
@@ -335,18 +339,28 @@ impl Builder {
         });
     }
 
+    /// Collapses the IPv4 networks, of which no more may come: what they took is free for the IPv6 ones.
+    pub(crate) fn finish_v4(&mut self) -> u32 {
+        if let Some(top4) = self.top4 {
+            return top4;
+        }
+        let mut v4 = std::mem::take(&mut self.families[Family::V4 as usize]);
+        v4.sort();
+        let top4 = self.forest.grow(&v4.list, &[], 0, self.default);
+        self.top4 = Some(top4);
+        top4
+    }
+
     /// Collapses everything into a map. About 50 ns per entry.
     pub fn finish(mut self) -> Map {
-        self.families.iter_mut().for_each(Entries::sort);
-        let [v4, v6] = self.families;
-        let mut forest = Forest::default();
-        let top4 = forest.grow(&v4.list, &[], 0, self.default);
-        drop(v4);
+        let top4 = self.finish_v4();
+        let Self { default, families: [_, mut v6], mut forest, .. } = self;
+        v6.sort();
         let teredo = if top4 & LEAF != 0 { top4 } else { LEAF | TEREDO };
         let mut grafts = GRAFTS.map(|(key, len)| Graft { key, len, at: top4 }).to_vec();
         grafts.push(Graft { key: TEREDO_NET.0, len: TEREDO_NET.1, at: teredo });
         grafts.sort_by_key(|graft| graft.key);
-        let top6 = forest.grow(&v6.list, &grafts, 0, self.default);
+        let top6 = forest.grow(&v6.list, &grafts, 0, default);
         drop(v6);
         let nodes = forest.nodes.into_boxed_slice();
         Map { root4: root(&nodes, top4), root6: root(&nodes, top6), nodes, top4, top6 }
