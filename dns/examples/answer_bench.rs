@@ -1,9 +1,10 @@
 //! What one answer costs: nanoseconds per call of `respond`, by kind of query.
 //!
-//! `cargo run --release -p nearside-dns --example answer_bench [FLEET]`; the fleet file is the
+//! `cargo run --release -p nearside-dns --example answer_bench [--rounds N] [FLEET]`; the fleet file is the
 //! demo's by default, with the built-in country table. Each case runs over 4,096 prepared queries
-//! with random client subnets; the best of several rounds is printed, because everything else on
-//! the machine only ever adds. For instruction counts run it under `valgrind --tool=callgrind`.
+//! with random client subnets; the best of many rounds is printed, because everything else on
+//! the machine only ever adds. Answers are counted as the UDP workers do it. `scripts/bench answer` runs it
+//! under callgrind and prints instructions.
 
 use std::{
     error::Error,
@@ -18,12 +19,13 @@ use nearside_dns::{
     answer::{Context, Identity, Limits, Scratch, TailoredService, Transport, cookie::CookieKeys, respond},
     clock,
     steering::{HealthView, Steering, Table, open_geo},
+    transport::stats::{Counters, SlotTable, Stats},
 };
 use nearside_zones::{Binding, Name, Rtype, Zone, Zones, master};
 
 /// Queries per case: random enough to miss the branch predictor, small enough for L2.
 const QUERIES: usize = 4096;
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 500;
 
 fn query(name: &str, rtype: Rtype, options: Option<&[u8]>) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut packet = vec![1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(options.is_some())];
@@ -39,7 +41,12 @@ fn query(name: &str, rtype: Rtype, options: Option<&[u8]>) -> Result<Vec<u8>, Bo
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let fleet = std::env::args().nth(1);
+    let mut args = std::env::args().skip(1).peekable();
+    let rounds = match args.next_if(|arg| arg == "--rounds") {
+        Some(_) => args.next().ok_or("--rounds takes a number")?.parse()?,
+        None => ROUNDS,
+    };
+    let fleet = args.next();
     let fleet =
         fleet.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../etc/demo/nearside.toml").into());
     let loaded = nearside_fleet::load(Path::new(&fleet))
@@ -108,23 +115,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     ] {
         cases.push((case, vec![query(name, rtype, options)?; QUERIES]));
     }
+    let stats = Stats::default();
+    let slots = stats.slots(&config);
+    let counters = stats.worker(std::net::UdpSocket::bind("127.0.0.1:0")?);
+    println!("queries {}", QUERIES * rounds);
     for (case, queries) in &cases {
-        println!("{case:<12} {:6.1} ns/answer", measure(&context, queries));
+        println!("{case:<12} {:6.1} ns/answer", measure(&context, &counters, &slots, queries, rounds));
     }
     Ok(())
 }
 
-/// Nanoseconds per query, best round.
-fn measure(context: &Context<'_>, queries: &[Vec<u8>]) -> f64 {
+/// Nanoseconds per query, best round. Never inlined: callgrind counts between its entry and its return.
+#[inline(never)]
+fn measure(
+    context: &Context<'_>,
+    counters: &Counters,
+    slots: &SlotTable,
+    queries: &[Vec<u8>],
+    rounds: usize,
+) -> f64 {
     let source: SocketAddr = ([198, 51, 100, 7], 5353).into();
     let mut scratch = Scratch::default();
     let mut out = [0u8; 4096];
     let mut best = Duration::MAX;
     let now = clock::now();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let start = Instant::now();
         for query in queries {
             let outcome = respond(context, &mut scratch, query, source, Transport::Udp, now, &mut out);
+            counters.count(&outcome, slots);
             assert!(black_box(outcome).bytes > 0);
         }
         best = best.min(start.elapsed());

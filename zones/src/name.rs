@@ -315,6 +315,28 @@ impl Default for NameBuf {
     }
 }
 
+/// Writes `name` to `target` in lower case. `around` is what the name is the start of: where there is enough of it,
+/// and nearly always there is, octets are taken by sixteen. What is written in small pieces is slow to be read
+/// in large ones, and the labels are hashed next.
+#[inline]
+fn lower(name: &[u8], around: &[u8], target: &mut [u8; NAME_BYTES_MAX]) {
+    const BLOCK: usize = 16;
+    let mut at = 0;
+    while at < name.len()
+        && let Some(from) = around.get(at..at + BLOCK)
+        && let Some(to) = target.get_mut(at..at + BLOCK)
+    {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.to_ascii_lowercase();
+        }
+        at += BLOCK;
+    }
+    let at = at.min(name.len());
+    for (to, from) in target[at..].iter_mut().zip(&name[at..]) {
+        *to = from.to_ascii_lowercase();
+    }
+}
+
 impl NameBuf {
     /// The root.
     pub fn new() -> Self {
@@ -351,9 +373,7 @@ impl NameBuf {
             position += 1 + length;
         }
         let end = position + 1;
-        let target = &mut self.wire[..end];
-        target.copy_from_slice(&octets[..end]);
-        target.make_ascii_lowercase();
+        lower(&octets[..end], octets, &mut self.wire);
         self.length = end as u8;
         self.labels = labels as u8;
         Ok(end)

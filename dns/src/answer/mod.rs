@@ -315,8 +315,8 @@ impl Worker<'_> {
         Some(self.context.cookies?.answer(&cookie.client, cookie.server, self.source, self.now))
     }
 
-    fn opt<'e>(&'e self, edns: Option<&Edns<'e>>, cookie: Option<(Worth, [u8; 16])>) -> Option<Opt<'e>> {
-        let query = *edns?;
+    fn opt<'e>(&'e self, edns: Option<&'e Edns<'e>>, cookie: Option<(Worth, [u8; 16])>) -> Option<Opt<'e>> {
+        let query = edns?;
         let stream = self.transport == Transport::Stream;
         Some(Opt {
             query,
@@ -344,7 +344,7 @@ impl Worker<'_> {
     }
 }
 
-fn finish(message: Message<'_>, query_flags: u16, reply: &Reply, opt: Option<Opt<'_>>) -> usize {
+fn finish(message: Message<'_>, query_flags: u16, reply: &Reply, mut opt: Option<Opt<'_>>) -> usize {
     let mut flags = wire::answer_flags(query_flags);
     if reply.authoritative {
         flags |= flags::AA;
@@ -352,7 +352,10 @@ fn finish(message: Message<'_>, query_flags: u16, reply: &Reply, opt: Option<Opt
     if reply.truncated {
         flags |= flags::TC;
     }
-    let opt = opt.map(|opt| Opt { scope: reply.scope, error: reply.error, ..opt });
+    if let Some(opt) = &mut opt {
+        opt.scope = reply.scope;
+        opt.error = reply.error;
+    }
     message.finish(flags, reply.verdict.rcode(), opt.as_ref())
 }
 

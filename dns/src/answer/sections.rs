@@ -60,6 +60,9 @@ pub(super) fn write(
         return Reply { truncated: true, authoritative: true, ..Reply::new(Verdict::NoError) };
     }
     let mut reply = answer.end(end, source);
+    if context.rrl.is_none() {
+        return reply;
+    }
     reply.kind = match reply.verdict {
         Verdict::NxDomain => Kind::NxDomain(id(zone)),
         Verdict::NoData | Verdict::Referral => Kind::Empty(id(zone)),

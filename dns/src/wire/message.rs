@@ -4,7 +4,7 @@
 //! taken back whole ([`Full`]), so that a message never holds part of an RRset. Room for the OPT
 //! record is set aside from the start.
 //!
-//! Names are compressed against those already written ([`Names`]), by offset, length and hash, and
+//! Names are compressed against those already written ([`Names`]), by offset and length, and
 //! only then octet by octet. Compression ignores case, as the protocol does.
 
 use nearside_zones::{
@@ -55,7 +55,6 @@ impl Owner<'_> {
 /// A name in the message: its tail from `offset` on is `length` octets, uncompressed.
 #[derive(Clone, Copy, Default)]
 struct Known {
-    hash: u32,
     offset: u16,
     length: u16,
 }
@@ -137,6 +136,7 @@ impl<'m> Message<'m> {
         self.counts == [0; 3]
     }
 
+    #[inline(always)]
     fn put(&mut self, octets: &[u8]) -> Result<(), Full> {
         let end = self.at + octets.len();
         if end > self.limit {
@@ -280,24 +280,23 @@ impl<'m> Message<'m> {
     }
 
     /// Owner, type, class IN and TTL. Returns where the owner can be pointed at.
+    #[inline]
     fn head(&mut self, owner: Owner<'_>, rtype: u16, ttl: u32) -> Result<u16, Full> {
-        let at = match owner {
+        let [high, low] = rtype.to_be_bytes();
+        let [t0, t1, t2, t3] = ttl.to_be_bytes();
+        match owner {
             Owner::At(at) => {
-                self.put(&(0xc000 | at).to_be_bytes())?;
-                at
+                let [owner_high, owner_low] = (0xc000 | at).to_be_bytes();
+                self.put(&[owner_high, owner_low, high, low, 0, 1, t0, t1, t2, t3])?;
+                Ok(at)
             }
-            // A name past the reach of pointers is written in full for every record.
-            Owner::Wire(wire) => match self.name(wire)? {
-                Some(at) => at,
-                None => return Err(Full),
-            },
-        };
-        let mut fixed = [0; 8];
-        fixed[..2].copy_from_slice(&rtype.to_be_bytes());
-        fixed[3] = 1;
-        fixed[4..].copy_from_slice(&ttl.to_be_bytes());
-        self.put(&fixed)?;
-        Ok(at)
+            Owner::Wire(wire) => {
+                // A name past the reach of pointers cannot be the owner of several records.
+                let at = self.name(wire)?.ok_or(Full)?;
+                self.put(&[high, low, 0, 1, t0, t1, t2, t3])?;
+                Ok(at)
+            }
+        }
     }
 
     fn length(&mut self, start: usize) {
@@ -327,47 +326,39 @@ impl<'m> Message<'m> {
             return Ok(u16::try_from(at).ok().filter(|at| usize::from(*at) <= POINTER_MAX));
         }
         if let Some(question) = self.question.take() {
-            let mut hashes = [0u32; TAILS_MAX];
-            let labels = tail_hashes(question, &mut hashes);
-            self.remember(question, &hashes[..labels], HEADER_BYTES, question.len());
+            self.remember(question, HEADER_BYTES, question.len());
         }
         let start = self.at;
-        let mut hashes = [0u32; TAILS_MAX];
-        let labels = tail_hashes(wire, &mut hashes);
-        let mut position = 0;
-        for hash in &hashes[..labels] {
-            if let Some(offset) = self.find(&wire[position..], *hash) {
+        for position in tails(wire) {
+            if let Some(offset) = self.find(&wire[position..]) {
                 self.put(&wire[..position])?;
                 self.put(&(0xc000 | offset).to_be_bytes())?;
-                self.remember(wire, &hashes[..labels], start, position);
+                self.remember(wire, start, position);
                 return Ok(if position == 0 { Some(offset) } else { pointable(start) });
             }
-            position += 1 + usize::from(wire[position]);
         }
         self.put(wire)?;
-        self.remember(wire, &hashes[..labels], start, wire.len());
+        self.remember(wire, start, wire.len());
         Ok(pointable(start))
     }
 
     /// Notes the tails of a name that start in its first `fresh` octets, written at `start`.
-    fn remember(&mut self, wire: &[u8], hashes: &[u32], start: usize, fresh: usize) {
-        let mut position = 0;
-        for hash in hashes {
-            let (Some(offset), true) = (pointable(start + position), position < fresh) else { return };
+    fn remember(&mut self, wire: &[u8], start: usize, fresh: usize) {
+        for position in tails(wire).take_while(|&position| position < fresh) {
+            let Some(offset) = pointable(start + position) else { return };
             let Some(slot) = self.names.known.get_mut(self.names.count) else { return };
-            *slot = Known { hash: *hash, offset, length: (wire.len() - position) as u16 };
+            *slot = Known { offset, length: (wire.len() - position) as u16 };
             self.names.count += 1;
-            position += 1 + usize::from(wire[position]);
         }
     }
 
-    fn find(&self, tail: &[u8], hash: u32) -> Option<u16> {
+    /// Few names of an answer are of one length, and those differ in their first octets: looking at both costs
+    /// less than hashing the name would.
+    fn find(&self, tail: &[u8]) -> Option<u16> {
         self.names.known[..self.names.count]
             .iter()
             .find(|known| {
-                known.hash == hash
-                    && usize::from(known.length) == tail.len()
-                    && self.reads(usize::from(known.offset), tail)
+                usize::from(known.length) == tail.len() && self.reads(usize::from(known.offset), tail)
             })
             .map(|known| known.offset)
     }
@@ -512,7 +503,7 @@ impl Data<'_, '_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Opt<'a> {
     /// The query's OPT record: what may be answered to.
-    pub query: Edns<'a>,
+    pub query: &'a Edns<'a>,
     /// UDP payload we take.
     pub payload: u16,
     /// Name of this server, where asked for.
@@ -573,31 +564,24 @@ fn name_bytes(octets: &[u8]) -> Option<usize> {
     }
 }
 
-/// Hash of every tail of a name, from the whole name on. Returns how many there are: none for a
-/// name of more than [`TAILS_MAX`] labels.
-fn tail_hashes(wire: &[u8], hashes: &mut [u32; TAILS_MAX]) -> usize {
+/// Where the labels of a name begin, the root left out: where a pointer to one of its tails could lead. A name
+/// of more than [`TAILS_MAX`] labels has none.
+fn tails(wire: &[u8]) -> impl Iterator<Item = usize> + use<'_> {
     let mut starts = [0u8; TAILS_MAX];
     let mut labels = 0;
     let mut position = 0;
     while let Some(&length) = wire.get(position)
         && length != 0
     {
-        let Some(slot) = starts.get_mut(labels) else { return 0 };
-        *slot = position as u8;
+        if labels == TAILS_MAX {
+            labels = 0;
+            break;
+        }
+        starts[labels] = position as u8;
         labels += 1;
         position += 1 + usize::from(length);
     }
-    let mut hash = 0x811c_9dc5_u32;
-    for index in (0..labels).rev() {
-        let start = usize::from(starts[index]);
-        let end = (start + 1 + usize::from(wire[start])).min(wire.len());
-        // FNV-1a with the case bit of letters folded away; other octets may collide, hashes may.
-        for byte in &wire[start..end] {
-            hash = (hash ^ u32::from(byte | 0x20)).wrapping_mul(0x0100_0193);
-        }
-        hashes[index] = hash;
-    }
-    labels
+    starts.into_iter().take(labels).map(usize::from)
 }
 
 /// Flags of an answer to a query with `query_flags`: QR, the opcode, RD and CD as they came.

@@ -2,6 +2,9 @@
 //!
 //! [`Query::parse`] looks at every octet: sections are walked to the end, so that a message with
 //! something behind it, or with less in it than its counts say, is never taken for a query.
+//!
+//! All of it is inlined into the answer. A [`Query`] is wide and made of narrow pieces; copied from function to
+//! function while those are still on their way to the cache, it cost a sixth of an answer.
 
 #![allow(clippy::result_large_err, reason = "a refusal is as rare as it is short-lived, and never boxed")]
 
@@ -111,6 +114,7 @@ impl<'q> Query<'q> {
     ///
     /// # Errors
     /// [`Reject`] with what to send instead of an answer.
+    #[inline(always)]
     pub fn parse(packet: &'q [u8], name: &mut NameBuf) -> Result<Self, Reject<'q>> {
         let Some((header, body)) = packet.split_first_chunk::<HEADER_BYTES>() else {
             return Err(Reject { refusal: Refusal::Drop, head: &[], edns: None, tsig: None });
@@ -186,6 +190,7 @@ struct Behind<'q> {
 }
 
 impl<'q> Behind<'q> {
+    #[inline(always)]
     fn parse(rest: &mut &'q [u8], records: u32, first_additional: u32) -> Self {
         let mut behind = Self::default();
         for index in 0..records {
@@ -206,6 +211,7 @@ impl<'q> Behind<'q> {
         behind
     }
 
+    #[inline(always)]
     fn opt(&mut self, record: &Raw<'q>, in_additional: bool) {
         if self.edns.is_some() {
             self.several = true;
@@ -240,6 +246,7 @@ struct Raw<'q> {
 }
 
 impl<'q> Raw<'q> {
+    #[inline(always)]
     fn parse(rest: &mut &'q [u8]) -> Option<Self> {
         let (owner, after) = rest.split_at_checked(skip_name(rest)?)?;
         let (fixed, after) = after.split_first_chunk::<10>()?;
