@@ -2,7 +2,8 @@
 
 Cases: `geo` asks a tailored name with random client subnets; `static` asks a plain A record. NSD knows no
 geography and the echo no DNS at all: in case `geo` they answer their one thing, and the ratio says how far
-steering is from a static server and from the socket's own limit.
+steering is from a static server and from the socket's own limit. `latency`, `reload` and `memory` are figures,
+not ratios: see dns_figures.
 """
 import contextlib
 import json
@@ -13,7 +14,8 @@ import sys
 
 from measure import LOAD_CORE, Failure, Server, alternate, need
 
-CASES = ["geo", "static"]
+CASES = ["geo", "static", "latency", "reload", "memory"]
+BUILD = ["-p", "nearside-dns", "-p", "nearside-bench"]
 PEERS = ["gdnsd", "knot", "pdns", "nsd", "echo"]
 POPS = {
     # name: (latitude, longitude, address)
@@ -43,12 +45,17 @@ PEER_PACKAGES = {
 
 
 def run(root: pathlib.Path, args) -> list:
+    import dns_figures  # it starts the servers described here
+
     work = root / "target" / "bench" / "dns"
     work.mkdir(parents=True, exist_ok=True)
     database = city_database(work)
     tools = root / "target" / "release"
     results = []
     for case in args.case or CASES:
+        if case in dns_figures.CASES:
+            results += dns_figures.CASES[case](work, tools, database, args)
+            continue
         for peer in args.peer or PEERS:
             if case == "static" and peer == "echo":
                 continue
@@ -78,9 +85,10 @@ def measure(name: str, case: str, work: pathlib.Path, tools: pathlib.Path, datab
     return report["answered"] / used
 
 
-def load(tools: pathlib.Path, address: str, port: int, question: str, case: str, seconds: float) -> dict:
+def load(tools: pathlib.Path, address: str, port: int, question: str, case: str, seconds: float,
+         more: list | None = None) -> dict:
     command = ["taskset", "-c", LOAD_CORE, tools / "dnsload", f"{address}:{port}", question,
-               "--seconds", seconds, "--subnets", "random" if case == "geo" else "none", "--json"]
+               "--seconds", seconds, "--subnets", "random" if case == "geo" else "none", "--json", *(more or [])]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode != 0:
         raise Failure(f"dnsload: {done.stderr.strip()}")

@@ -33,6 +33,7 @@ HITS = {
     "tls-resumed": ("tlsload", 1024, 32),
 }
 CASES = [*HITS, "miss-1k"]
+BUILD = ["-p", "nearside-edge", "-p", "nearside-bench"]
 PEERS = ["nginx", "varnish", "haproxy"]
 ADDRESSES = {name: f"127.0.62.{n}" for n, name in enumerate(["ours", *PEERS], 1)}
 ORIGIN = ("127.0.62.30", 9000)

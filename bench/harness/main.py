@@ -6,12 +6,13 @@ import pathlib
 import subprocess
 import sys
 
+import answer
 import dns
 import edge
 from measure import Failure
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SUITES = {"dns": dns, "edge": edge}
+SUITES = {"answer": answer, "dns": dns, "edge": edge}
 
 
 def main(doc: str) -> int:
@@ -36,7 +37,7 @@ def main(doc: str) -> int:
         return 1
     try:
         if not args.no_build:
-            build()
+            build(suite.BUILD)
         runs = suite.run(ROOT, args)
     except Failure as failure:
         print(f"scripts/bench: {failure}", file=sys.stderr)
@@ -46,8 +47,8 @@ def main(doc: str) -> int:
     return 0
 
 
-def build() -> None:
-    command = ["cargo", "build", "--release", "-p", "nearside-dns", "-p", "nearside-edge", "-p", "nearside-bench"]
+def build(what: list[str]) -> None:
+    command = ["cargo", "build", "--release", *what]
     print(f"$ {' '.join(command)}", file=sys.stderr, flush=True)
     if subprocess.run(command, cwd=ROOT).returncode != 0:
         raise Failure("the release build failed")

@@ -96,6 +96,16 @@ class Server:
                     total += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
         return total
 
+    def peak_bytes(self) -> int:
+        """Most that was ever resident, of each process of the session."""
+        total = 0
+        for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, StopIteration):
+                if int(stat.read_text().rsplit(")", 1)[1].split()[3]) == self.process.pid:
+                    lines = (stat.parent / "status").read_text().splitlines()
+                    total += int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+        return total
+
     def wait_ready(self, probe, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
