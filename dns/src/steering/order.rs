@@ -294,13 +294,13 @@ fn chord_squared(a: [f32; 3], b: [f32; 3]) -> f32 {
     x * x + y * y + z * z
 }
 
-/// Kilometres along the sphere between the ends of a chord, within 30 m short of the antipode: 2 R asin(chord / 2) with the arcsine of
-/// Abramowitz and Stegun, 4.4.46. A thousand PoPs are ranked for each of a hundred thousand places, and the
-/// compiler does four of these at a time.
+/// Kilometres along the sphere between the ends of a chord, within 30 m up to 18,000 km: 2 R asin(chord / 2)
+/// with the arcsine of Abramowitz and Stegun, 4.4.46. A thousand PoPs are ranked for each of a hundred thousand
+/// places: no trigonometry there.
 fn arc_km(chord_squared: f32) -> f32 {
     const DIAMETER_KM: f32 = 2.0 * 6371.009;
     const TERMS: [f32; 8] = [
-        1.570_796_3,
+        std::f32::consts::FRAC_PI_2,
         -0.214_598_8,
         0.088_978_99,
         -0.050_174_305,
