@@ -13,6 +13,7 @@ import subprocess
 import time
 import urllib.request
 
+import idle
 from measure import LOAD_CORE, Failure, Server, alternate, need, tcp_open
 
 HOST = "www.bench.test"
@@ -32,7 +33,7 @@ HITS = {
     "tls-handshake": ("tlsload", 1024, 32),
     "tls-resumed": ("tlsload", 1024, 32),
 }
-CASES = [*HITS, "miss-1k"]
+CASES = [*HITS, "miss-1k", "idle"]
 BUILD = ["-p", "nearside-edge", "-p", "nearside-bench"]
 PEERS = ["nginx", "varnish", "haproxy"]
 ADDRESSES = {name: f"127.0.62.{n}" for n, name in enumerate(["ours", *PEERS], 1)}
@@ -60,6 +61,9 @@ def run(root: pathlib.Path, args) -> list:
     results = []
     with Origin(work, tools):
         for case in args.case or CASES:
+            if case == "idle":
+                results += [figure for name in ["ours", *(args.peer or PEERS)] for figure in idle_memory(name, work, tools)]
+                continue
             for peer in args.peer or PEERS:
                 if reason := cannot(peer, case):
                     print(f"skipped {case} {peer}: {reason}", flush=True)
@@ -70,6 +74,24 @@ def run(root: pathlib.Path, args) -> list:
                     lambda: measure(peer, case, work, tools, args.seconds),
                 ))
     return results
+
+
+def idle_memory(name: str, work: pathlib.Path, tools: pathlib.Path) -> list:
+    """Prints and returns what idle connections cost, plain and over TLS."""
+    idle.raise_file_limit()
+    figures = []
+    for case, port in (("idle-plain", HTTP), ("idle-tls", HTTPS)):
+        if name == "varnish" and port == HTTPS:
+            continue
+        home = work / name
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        with Server(name, COMMANDS[name](home, tools, work), home) as server:
+            server.wait_ready(lambda: tcp_open(ADDRESSES[name], port))
+            each = idle.bytes_per_connection(server, (ADDRESSES[name], port), HOST, "/1024/hit", port == HTTPS)
+        print(f"figure {case} {name} {each:.0f} B", flush=True)
+        figures.append({"case": case, "who": name, "bytes": each})
+    return figures
 
 
 def cannot(peer: str, case: str) -> str | None:
