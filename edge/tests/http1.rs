@@ -320,3 +320,87 @@ async fn an_upload_streams_both_ways_and_its_break_reaches_the_origin() {
     let answer = String::from_utf8(read_to_end(stream).await).unwrap();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
 }
+
+/// An origin of one large object under a strong entity tag, in chunks on the edge's disk once it was asked for.
+async fn large(bytes: Bytes) -> Origin {
+    Origin::start(move |_, asked| {
+        let bytes = bytes.clone();
+        async move {
+            let fields = [("cache-control", "max-age=600"), ("etag", "\"large\"")];
+            let range = asked.headers().get("range").map(|range| range.to_str().unwrap().to_owned());
+            let Some((first, last)) =
+                range.as_ref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-'))
+            else {
+                return said(200, &fields, bytes);
+            };
+            let first: usize = first.parse().unwrap();
+            let last = last.parse().unwrap_or(bytes.len() - 1).min(bytes.len() - 1);
+            let part = format!("bytes {first}-{last}/{}", bytes.len());
+            let fields = [fields[0], fields[1], ("content-range", part.as_str())];
+            said(206, &fields, bytes.slice(first..=last))
+        }
+    })
+    .await
+}
+
+async fn stored(bytes: &Bytes) -> (Origin, Edge) {
+    let origin = large(bytes.clone()).await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut config = support::fleet(origin.address, &dir, None);
+    // So little that what is served comes from disk.
+    config.pops.get_mut("fra").unwrap().memory_bytes_max = 1 << 20;
+    let edge = Edge::with(config, dir).await;
+    assert!(edge.get("/large", &[]).await.body.unwrap() == *bytes);
+    edge.until("it is stored", |edge| edge.metric("nearside_edge_cache_objects_stored_total", &[]) == 1)
+        .await;
+    (origin, edge)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_reaches_readers_that_are_slow_and_outlives_those_that_leave() {
+    let bytes = pattern(5_000_000);
+    let (origin, edge) = stored(&bytes).await;
+    let asks = get("/large", "Connection: close\r\n");
+    let mut leaving = TcpStream::connect(edge.http()).await.unwrap();
+    leaving.write_all(asks.as_bytes()).await.unwrap();
+    leaving.read_exact(&mut [0; 1000]).await.unwrap();
+    drop(leaving);
+    let mut slow = narrow(edge.http()).await;
+    slow.write_all(asks.as_bytes()).await.unwrap();
+    let mut beginning = vec![0; 100_000];
+    tokio::time::timeout(PATIENCE, slow.read_exact(&mut beginning)).await.unwrap().unwrap();
+    beginning.extend_from_slice(&read_to_end(slow.0).await);
+    let end = beginning.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    assert!(bytes == beginning[end..], "slow");
+    let part = edge.get("/large", &[("range", "bytes=1000000-3999999")]).await;
+    assert!(part.status == 206 && part.body.unwrap() == bytes.slice(1_000_000..4_000_000), "a part");
+    assert_eq!(origin.requests(), 1);
+    edge.until("nobody is left", |edge| edge.metric("nearside_edge_connections", &[]) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_file_gives_no_wrong_byte_and_is_dropped() {
+    let bytes = pattern(5_000_000);
+    let (origin, edge) = stored(&bytes).await;
+    assert!(edge.get("/large", &[]).await.body.unwrap() == bytes);
+    let mut truncated = 0;
+    let mut dirs = vec![edge.dir.path().join("cache")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let metadata = entry.metadata().unwrap();
+            if metadata.is_dir() {
+                dirs.push(entry.path());
+            } else if metadata.len() == bytes.len() as u64 {
+                std::fs::File::options().write(true).open(entry.path()).unwrap().set_len(1_700_000).unwrap();
+                truncated += 1;
+            }
+        }
+    }
+    assert_eq!(truncated, 1);
+    assert_eq!(origin.requests(), 1);
+    let reply = edge.get("/large", &[]).await;
+    assert!(reply.body.unwrap() == bytes, "the rest is the origin's");
+    assert_eq!(origin.requests(), 2);
+    assert_eq!(edge.metric("nearside_edge_cache_damaged_total", &[]), 1);
+    assert!(edge.get("/large", &[]).await.body.unwrap() == bytes);
+}

@@ -18,8 +18,9 @@ use tokio::task::JoinHandle;
 use super::{
     disk::DiskFile,
     io::{Inline, read_blocking, read_cached},
-    live::{Live, Step},
+    live::{CHUNK_BYTES, Live, Step},
     object::{Content, Span},
+    region::FileRegion,
 };
 
 /// Why a body ended before its last byte. The client's connection (or stream) must be reset.
@@ -60,6 +61,8 @@ struct Reader {
     end: u64,
     read: Option<Read>,
     is_done: bool,
+    /// No more stretches of files.
+    copies: bool,
 }
 
 /// A read that had to leave the runtime.
@@ -87,11 +90,31 @@ impl Body {
                     end,
                     read: None,
                     is_done: false,
+                    copies: false,
                 };
                 Source::Live(reader)
             }
         };
         Body { source }
+    }
+}
+
+impl Body {
+    /// A stretch of a file in place of the next frame, where it can be sent as it is: at most 1 MiB.
+    pub fn region(&mut self) -> Option<FileRegion> {
+        match &mut self.source {
+            Source::Whole(_) => None,
+            Source::Live(reader) => reader.region(),
+        }
+    }
+
+    /// The last piece was a file's, and so many bytes of it could not be had: they are read again, in the way that
+    /// finds out why.
+    pub fn give_back(&mut self, bytes: u64) {
+        if let Source::Live(reader) = &mut self.source {
+            reader.at -= bytes;
+            reader.copies = true;
+        }
     }
 }
 
@@ -102,6 +125,20 @@ impl Drop for Reader {
 }
 
 impl Reader {
+    /// What is left of the chunk at its position, as a stretch of its file.
+    fn region(&mut self) -> Option<FileRegion> {
+        if self.is_done || self.copies || self.read.is_some() || self.at >= self.end {
+            return None;
+        }
+        let chunk = u32::try_from(self.at / CHUNK_BYTES).ok()?;
+        let file = self.live.file().filter(|file| file.has_chunk(chunk))?;
+        let end = (self.at / CHUNK_BYTES + 1) * CHUNK_BYTES;
+        let end = end.min(self.end).min(file.length().or_else(|| self.live.length())?);
+        let region = FileRegion::of_chunk(file.opened_at(self.at)?, self.at, end.checked_sub(self.at)?)?;
+        self.at = end;
+        Some(region)
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             if self.is_done {

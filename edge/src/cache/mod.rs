@@ -26,6 +26,7 @@ mod live;
 mod memory;
 pub mod metrics;
 pub mod object;
+pub mod region;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,7 @@ use super::{
     fill::RangeLease,
     index::KeyHash,
     live::{CHUNK_BYTES, Live},
+    region::FileRegion,
 };
 use crate::{
     policy::{CacheKey, Meta, Timestamp},
@@ -123,6 +124,17 @@ impl Object {
             Content::Whole(bytes) => Some(bytes),
             Content::Live(_) => None,
         }
+    }
+
+    /// Where `bytes` of its content, all of it in memory, from `at` on lie on disk, if they do and can be sent from there.
+    pub fn region(&self, at: u64, bytes: u64) -> Option<FileRegion> {
+        let whole = self.whole()?;
+        let place = (*self.place.lock())?;
+        let segment = self.cache.upgrade()?.disk.as_ref()?.segment(place.segment)?;
+        // A record ends with its content.
+        let record_end = u64::from(place.offset) + u64::from(place.length.get());
+        let content_at = record_end.checked_sub(whole.len() as u64)?;
+        FileRegion::of_record(segment, content_at + at, bytes)
     }
 
     /// Reads `span` (`None`: everything), cut off at the content's end. Bytes not there yet are waited for while

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{log::Access, mend::Stored};
 use crate::{
-    cache,
+    cache::{self, Object, region::FileRegion},
     listen::connection::InFlight,
     origin::{FetchBody, FetchError},
     policy::headers,
@@ -39,19 +39,44 @@ pub enum Part {
     Stored(cache::Body),
 }
 
+/// What a body gives to who can send files.
+#[derive(Debug)]
+pub enum Piece {
+    /// Bytes in memory.
+    Data(Bytes),
+    /// Bytes of a file, at most 1 MiB.
+    File(FileRegion),
+}
+
 enum Source {
     Empty,
     Whole(Bytes),
+    /// Bytes of an object in memory, from `at` of its content on.
+    Resident {
+        object: Arc<Object>,
+        at: u64,
+        bytes: Bytes,
+    },
     Stored(Stored),
     Fetched(Box<FetchBody>),
-    Cut { fetched: Box<FetchBody>, skip_bytes: u64, left_bytes: u64 },
-    Parts { parts: std::vec::IntoIter<Part>, current: Option<cache::Body>, left_bytes: u64 },
+    Cut {
+        fetched: Box<FetchBody>,
+        skip_bytes: u64,
+        left_bytes: u64,
+    },
+    Parts {
+        parts: std::vec::IntoIter<Part>,
+        current: Option<cache::Body>,
+        left_bytes: u64,
+    },
 }
 
 /// See the module. Dropped, it accounts for what was sent.
 pub struct Body {
     source: Source,
     sent_bytes: u64,
+    /// The last piece was a file's.
+    is_with_file: bool,
     stats: Option<Arc<SiteStats>>,
     access: Option<Box<Access>>,
     in_flight: Option<InFlight>,
@@ -59,7 +84,7 @@ pub struct Body {
 
 impl Body {
     fn new(source: Source) -> Self {
-        Body { source, sent_bytes: 0, stats: None, access: None, in_flight: None }
+        Body { source, sent_bytes: 0, is_with_file: false, stats: None, access: None, in_flight: None }
     }
 
     /// No content.
@@ -70,6 +95,12 @@ impl Body {
     /// Something short, made here.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Body::new(Source::Whole(bytes.into()))
+    }
+
+    /// Bytes of an object that are in memory, from `at` of its content on: where there is a copy on disk, that may be the
+    /// better one to send.
+    pub fn resident(object: Arc<Object>, at: u64, bytes: Bytes) -> Self {
+        Body::new(Source::Resident { object, at, bytes })
     }
 
     /// An object's content.
@@ -90,6 +121,49 @@ impl Body {
     /// Several spans of an object, `total_bytes` with what goes between them.
     pub fn parts(parts: Vec<Part>, total_bytes: u64) -> Self {
         Body::new(Source::Parts { parts: parts.into_iter(), current: None, left_bytes: total_bytes })
+    }
+
+    /// As `poll_frame` for content of known length, with files where they can be sent as they are; no trailers.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        let piece = match &mut self.source {
+            Source::Resident { object, at, bytes } => {
+                let region = object.region(*at, bytes.len() as u64);
+                self.source = Source::Whole(std::mem::take(bytes));
+                region.map(Piece::File)
+            }
+            // What was a file's has been sent: nothing is left.
+            Source::Whole(_) if self.is_with_file => return Poll::Ready(None),
+            Source::Stored(stored) => match std::task::ready!(stored.poll_piece(cx)) {
+                Some(Ok(piece)) => Some(piece),
+                end => return Poll::Ready(end),
+            },
+            _ => None,
+        };
+        let Some(piece) = piece else {
+            let frame = std::task::ready!(Pin::new(self).poll_frame(cx));
+            let data = |frame: Frame<Bytes>| Piece::Data(frame.into_data().unwrap_or_default());
+            return Poll::Ready(frame.map(|frame| frame.map(data)));
+        };
+        self.is_with_file = matches!(piece, Piece::File(_));
+        self.sent_bytes += match &piece {
+            Piece::Data(data) => data.len() as u64,
+            Piece::File(region) => region.left(),
+        };
+        Poll::Ready(Some(Ok(piece)))
+    }
+
+    /// The last piece was a file's, and so many bytes of it could not be had: they come again, from elsewhere.
+    pub fn give_back(&mut self, bytes: u64) {
+        self.sent_bytes -= bytes;
+        self.is_with_file = false;
+        match &mut self.source {
+            Source::Whole(whole) => {
+                let sent = whole.len().saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));
+                *whole = whole.slice(sent..);
+            }
+            Source::Stored(stored) => stored.give_back(bytes),
+            _ => {}
+        }
     }
 
     /// Keeps the connection marked busy until the body is dropped.
@@ -126,7 +200,7 @@ impl http_body::Body for Body {
         let body = self.get_mut();
         let polled = match &mut body.source {
             Source::Empty => return Poll::Ready(None),
-            Source::Whole(bytes) => {
+            Source::Whole(bytes) | Source::Resident { bytes, .. } => {
                 let bytes = std::mem::take(bytes);
                 body.source = Source::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
@@ -162,7 +236,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Empty => true,
-            Source::Whole(bytes) => bytes.is_empty(),
+            Source::Whole(bytes) | Source::Resident { bytes, .. } => bytes.is_empty(),
             Source::Stored(body) => body.is_end_stream(),
             Source::Fetched(body) => body.is_end_stream(),
             Source::Cut { left_bytes, .. } | Source::Parts { left_bytes, .. } => *left_bytes == 0,
@@ -172,7 +246,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
-            Source::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Whole(bytes) | Source::Resident { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
             Source::Stored(body) => body.size_hint(),
             Source::Fetched(body) => body.size_hint(),
             Source::Cut { left_bytes, .. } | Source::Parts { left_bytes, .. } => {

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 
 use super::{Answer, Body, Exchange, Refusal, body::Part, mend::Stored, now, partial};
 use crate::{
-    cache::{Candidates, Object},
+    cache::{Candidates, Object, region::REGION_BYTES_MIN},
     policy::{
         self, Content, Precondition, Serve, headers,
         range::{self, Extent, Span},
@@ -117,16 +117,25 @@ fn content(
     }
     match (&exchange.method, object.whole()) {
         (&Method::HEAD, _) => Body::empty(),
-        (_, Some(whole)) if whole.len() <= FRAME_BYTES => Body::whole(whole.clone()),
+        (_, Some(whole)) if whole.len() <= FRAME_BYTES => resident(object, 0, whole.clone()),
         _ => Body::stored(Stored::mended(exchange, object, None)),
     }
 }
 
 /// Bytes `span` of an object: what is in memory and small enough goes out as one frame.
-fn in_memory(object: &Object, span: &std::ops::Range<u64>) -> Option<Body> {
+fn in_memory(object: &Arc<Object>, span: &std::ops::Range<u64>) -> Option<Body> {
     let whole = object.whole()?;
     let (start, end) = (usize::try_from(span.start).ok()?, usize::try_from(span.end).ok()?);
-    (end <= whole.len() && end - start <= FRAME_BYTES).then(|| Body::whole(whole.slice(start..end)))
+    (end <= whole.len() && end - start <= FRAME_BYTES)
+        .then(|| resident(object, span.start, whole.slice(start..end)))
+}
+
+/// What is large enough may be sent from disk, though it is in memory.
+fn resident(object: &Arc<Object>, at: u64, bytes: Bytes) -> Body {
+    if (bytes.len() as u64) < REGION_BYTES_MIN {
+        return Body::whole(bytes);
+    }
+    Body::resident(object.clone(), at, bytes)
 }
 
 /// 1xx, 204 and 304 have no content and no length (RFC 9110 section 8.6).

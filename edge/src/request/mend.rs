@@ -17,7 +17,11 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::{Exchange, body::BodyError, miss, partial};
+use super::{
+    Exchange,
+    body::{BodyError, Piece},
+    miss, partial,
+};
 use crate::{
     cache::{self, Object, Span},
     origin::{FetchBody, SendBody},
@@ -108,6 +112,30 @@ impl Stored {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                 }
+            }
+        }
+    }
+
+    /// As [`Self::poll_frame`], with files where they can be sent as they are.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        if let State::Reading(stored) = &mut self.state
+            && let Some(region) = stored.region()
+        {
+            if let Some(mend) = &mut self.mend {
+                mend.left.start += region.left();
+            }
+            return Poll::Ready(Some(Ok(Piece::File(region))));
+        }
+        let frame = ready!(self.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map(|frame| Piece::Data(frame.into_data().unwrap_or_default()))))
+    }
+
+    /// See [`cache::Body::give_back`].
+    pub fn give_back(&mut self, bytes: u64) {
+        if let State::Reading(stored) = &mut self.state {
+            stored.give_back(bytes);
+            if let Some(mend) = &mut self.mend {
+                mend.left.start -= bytes;
             }
         }
     }

@@ -35,12 +35,9 @@ pub(super) use self::{
     file::DiskFile,
     journal::Record,
     load::Loaded,
-    segment::{Place, Unpacked},
+    segment::{Place, Segment, Unpacked},
 };
-use self::{
-    segment::{Segment, Segments},
-    writer::Job,
-};
+use self::{segment::Segments, writer::Job};
 use super::{
     Cache,
     index::{Index, KeyHash},
@@ -364,6 +361,11 @@ impl Disk {
     // -- Records.
 
     /// Reads a record: inline if the page cache has it, else on the blocking pool. `None`: gone, torn or unreadable.
+    /// A segment that is still there.
+    pub fn segment(&self, id: u32) -> Option<Arc<Segment>> {
+        self.segments.find(id)
+    }
+
     pub async fn read_record(&self, place: Place) -> Option<Unpacked> {
         let segment = self.segments.find(place.segment)?;
         let mut buffer = vec![0; place.length.get() as usize];

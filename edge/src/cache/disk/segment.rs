@@ -40,7 +40,7 @@ pub(super) const RECORD_BYTES_MAX: u64 = HEADER_BYTES as u64 + HEAD_BYTES_MAX as
 /// One segment. It does not know its records: when it goes, a pass over the index forgets them, which is cheaper than
 /// 32 bytes a record all the time.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(in crate::cache) struct Segment {
     pub id: u32,
     pub file: File,
 }

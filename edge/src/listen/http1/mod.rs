@@ -36,9 +36,11 @@ use self::{
 };
 use super::{Front, connection::Client, limits};
 use crate::{
+    cache::region::FileRegion,
     framing::ContentFraming,
     request::{
         self, Body, Incoming, Reach,
+        body::Piece,
         interim::{Interims, interims},
         tunnel::NearSide,
     },
@@ -266,7 +268,12 @@ impl<T: Transport> Connection<'_, T> {
             || self.front.draining.is_cancelled();
         let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         head::write(self.wire.output(), parts.status, &parts.headers, manners, closes && !switches);
-        let mut sending = Sending { ends, ended: ends == Ends::None, trailers: manners.takes_trailers };
+        let mut sending = Sending {
+            ends,
+            ended: matches!(ends, Ends::None | Ends::Length(0)),
+            takes_trailers: manners.takes_trailers,
+            trailers: HeaderMap::new(),
+        };
         let sent = poll_fn(|cx| self.poll_send(cx, &mut body, &mut sending, &mut beside)).await;
         drop(body);
         match sent {
@@ -302,20 +309,31 @@ impl<T: Transport> Connection<'_, T> {
                 self.feed(cx, beside)?;
                 return self.wire.poll_deadline(cx).map(Err);
             }
+            if let lost @ 1.. = self.wire.take_lost() {
+                body.give_back(lost);
+                sending.give_back(lost);
+            }
             if sending.ended {
                 return Poll::Ready(Ok(()));
             }
-            let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            let polled = match sending.ends {
+                Ends::Length(_) if T::SENDS_FILES => body.poll_piece(cx),
+                _ => Pin::new(&mut *body)
+                    .poll_frame(cx)
+                    .map(|frame| frame.map(|frame| frame.map(|frame| sending.piece(frame)))),
+            };
+            let Poll::Ready(piece) = polled else {
                 if let Poll::Ready(sent) = self.wire.poll_flush(cx) {
                     sent?;
                 }
                 self.feed(cx, beside)?;
                 return self.wire.poll_deadline(cx).map(Err);
             };
-            match frame {
-                Some(Ok(frame)) => sending.take(frame, &mut self.wire)?,
+            match piece {
+                Some(Ok(Piece::Data(data))) => sending.take(data, &mut self.wire),
+                Some(Ok(Piece::File(region))) => sending.take_file(region, &mut self.wire),
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-                None => sending.end(&mut self.wire, &HeaderMap::new())?,
+                None => sending.end(&mut self.wire)?,
             }
         }
     }
@@ -332,41 +350,57 @@ impl<T: Transport> Connection<'_, T> {
 struct Sending {
     ends: Ends,
     ended: bool,
-    trailers: bool,
+    takes_trailers: bool,
+    trailers: HeaderMap,
 }
 
 impl Sending {
-    fn take<T: Transport>(&mut self, frame: Frame<Bytes>, wire: &mut Wire<T>) -> io::Result<()> {
-        let mut data = match frame.into_data() {
-            Ok(data) => data,
-            Err(frame) => {
-                let trailers = frame.into_trailers().ok().filter(|_| self.trailers).unwrap_or_default();
-                return self.end(wire, &trailers);
+    /// Data of a frame; trailers are kept for the end.
+    fn piece(&mut self, frame: Frame<Bytes>) -> Piece {
+        Piece::Data(frame.into_data().unwrap_or_else(|frame| {
+            if let Ok(trailers) = frame.into_trailers()
+                && self.takes_trailers
+            {
+                self.trailers = trailers;
             }
-        };
-        if data.is_empty() {
-            return Ok(());
-        }
+            Bytes::new()
+        }))
+    }
+
+    fn take<T: Transport>(&mut self, mut data: Bytes, wire: &mut Wire<T>) {
         match &mut self.ends {
+            // An empty chunk would be the last one.
+            _ if data.is_empty() => {}
             Ends::None => {}
             Ends::Close => wire.queue(data),
             Ends::Length(left) => {
                 // More than was told would be read as the next response.
-                let most = usize::try_from(*left).unwrap_or(usize::MAX);
-                data.truncate(most);
+                data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= data.len() as u64;
                 self.ended = *left == 0;
                 wire.queue(data);
             }
             Ends::Chunked => wire.queue_chunk(data),
         }
-        Ok(())
     }
 
-    fn end<T: Transport>(&mut self, wire: &mut Wire<T>, trailers: &HeaderMap) -> io::Result<()> {
+    fn take_file<T: Transport>(&mut self, mut region: FileRegion, wire: &mut Wire<T>) {
+        let Ends::Length(left) = &mut self.ends else { return };
+        region.truncate(*left);
+        *left -= region.left();
+        wire.queue_file(region);
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        if let Ends::Length(left) = &mut self.ends {
+            *left += bytes;
+        }
+    }
+
+    fn end<T: Transport>(&mut self, wire: &mut Wire<T>) -> io::Result<()> {
         match self.ends {
             Ends::Length(1..) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ends::Chunked => head::write_last_chunk(wire.output(), trailers),
+            Ends::Chunked => head::write_last_chunk(wire.output(), &self.trailers),
             Ends::Length(0) | Ends::Close | Ends::None => {}
         }
         self.ended = true;

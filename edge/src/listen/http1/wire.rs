@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{COPIED_BYTES_MAX, deadlines::Deadlines, transport::Transport};
 use crate::{
+    cache::region::FileRegion,
     framing::{ContentFraming, Guard, Side, Step, Violation},
     listen::limits,
     stats::{FrontStats, Turned},
@@ -80,6 +81,10 @@ pub struct Wire<T> {
     sent: usize,
     /// Leaves after the output, without being copied into it.
     frame: Bytes,
+    /// Leaves after the output, without being read.
+    file: Option<FileRegion>,
+    /// Bytes of a file that could not be sent because they are not there.
+    lost: u64,
     /// What was written may still be in the transport.
     unflushed: bool,
     half_closed: bool,
@@ -100,6 +105,8 @@ impl<T: Transport> Wire<T> {
             output: Vec::new(),
             sent: 0,
             frame: Bytes::new(),
+            file: None,
+            lost: 0,
             unflushed: false,
             half_closed: false,
             broken: false,
@@ -309,6 +316,16 @@ impl<T: Transport> Wire<T> {
         }
     }
 
+    /// Content to be sent after the output, from a file. Only where the transport can.
+    pub fn queue_file(&mut self, region: FileRegion) {
+        self.file = Some(region);
+    }
+
+    /// Bytes of the last file that could not be sent, because it has not got them. Told once.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
     /// Content to be sent after the output, as a chunk (RFC 9112 section 7.1).
     pub fn queue_chunk(&mut self, data: Bytes) {
         let size = format!("{:x}\r\n", data.len());
@@ -326,13 +343,15 @@ impl<T: Transport> Wire<T> {
 
     /// Whether what waits must leave before more is added.
     pub fn must_leave(&self, gathered_max: usize) -> bool {
-        !self.frame.is_empty() || self.output.len() - self.sent >= gathered_max
+        !self.frame.is_empty() || self.file.is_some() || self.output.len() - self.sent >= gathered_max
     }
 
     /// Sends all that waits.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.output.len() || !self.frame.is_empty() {
-            let written = if self.frame.is_empty() {
+            let written = if self.file.is_some() {
+                self.transport.poll_write_more(cx, &self.output[self.sent..])
+            } else if self.frame.is_empty() {
                 Pin::new(&mut self.transport).poll_write(cx, &self.output[self.sent..])
             } else {
                 let slices = [IoSlice::new(&self.output[self.sent..]), IoSlice::new(&self.frame)];
@@ -352,6 +371,10 @@ impl<T: Transport> Wire<T> {
             self.sent += of_output;
             self.frame.advance(written - of_output);
         }
+        if self.poll_send_file(cx)?.is_pending() {
+            self.deadlines.writing();
+            return Poll::Pending;
+        }
         if self.unflushed {
             let Poll::Ready(flushed) = Pin::new(&mut self.transport).poll_flush(cx) else {
                 self.deadlines.writing();
@@ -367,6 +390,28 @@ impl<T: Transport> Wire<T> {
             let empty = std::mem::take(&mut self.output);
             if empty.capacity() <= OUTPUT_BYTES_KEPT {
                 SPARE_OUTPUT.set(empty);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send_file(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(region) = &mut self.file {
+            let (at, left) = (region.at(), region.left());
+            match ready!(self.transport.poll_send_file(cx, region.file(), at, left)) {
+                Ok(bytes @ 1..) => {
+                    region.advance(bytes as u64);
+                    if region.left() == 0 {
+                        self.file = None;
+                    }
+                    self.deadlines.wrote();
+                }
+                // The file ends early, or can't be read: whoever gave it knows what else there is.
+                Ok(0) => (self.lost, self.file) = (left, None),
+                Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                    (self.lost, self.file) = (left, None)
+                }
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
         Poll::Ready(Ok(()))
