@@ -13,6 +13,7 @@
 //! Off until ALPN has settled on h2 (HTTP/1 writes a response in one call already); then it only passes on.
 
 use std::{
+    cell::Cell,
     io::{self, IoSlice},
     pin::Pin,
     sync::{
@@ -25,22 +26,31 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
 };
 
 /// Bytes gathered before writes wait for the socket. Larger gains nothing: at this size the system call is
 /// a small part of the copy.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
-/// A buffer larger than this is given back to the allocator when it is empty: idle connections are many.
-const BUFFER_BYTES_KEPT: usize = 4 * 1024;
+/// A buffer larger than this goes back to the allocator when it is empty, not to the thread.
+const BUFFER_BYTES_KEPT: usize = 2 * BUFFER_BYTES_MAX;
+
+thread_local! {
+    /// The buffer of whichever connection gathers next: an idle one holds none, a busy one does not grow its own anew
+    /// in each poll.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A single write from this size on is sent at once if nothing is gathered: copying it costs more than it
 /// saves.
 const DIRECT_BYTES: usize = 32 * 1024;
 
 struct Shared {
-    stream: TcpStream,
+    stream: OwnedWriteHalf,
     gathering: AtomicBool,
     gathered: Mutex<Gathered>,
 }
@@ -64,6 +74,9 @@ impl Gathered {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
+        if self.bytes.capacity() == 0 {
+            self.bytes = SPARE.take();
+        }
         for slice in slices {
             self.bytes.extend_from_slice(slice);
         }
@@ -71,15 +84,21 @@ impl Gathered {
 
     fn reset(&mut self) {
         self.sent = 0;
-        self.bytes.clear();
-        if self.bytes.capacity() > BUFFER_BYTES_KEPT {
-            self.bytes = Vec::new();
+        let mut empty = std::mem::take(&mut self.bytes);
+        if (1..=BUFFER_BYTES_KEPT).contains(&empty.capacity()) {
+            empty.clear();
+            SPARE.set(empty);
         }
     }
 }
 
 /// The socket as rustls sees it.
-pub struct Coalesce(Arc<Shared>);
+pub struct Coalesce {
+    /// A half of the socket, because only tokio's own `poll_read` knows after a short read that nothing is left, without
+    /// asking the system once more.
+    reads: OwnedReadHalf,
+    shared: Arc<Shared>,
+}
 
 /// The other end: sends what was gathered.
 pub struct Sender(Arc<Shared>);
@@ -88,8 +107,9 @@ impl Coalesce {
     /// Wraps a socket.
     pub fn new(stream: TcpStream) -> (Coalesce, Sender) {
         let gathering = AtomicBool::new(false);
+        let (reads, stream) = stream.into_split();
         let shared = Arc::new(Shared { stream, gathering, gathered: Mutex::default() });
-        (Coalesce(shared.clone()), Sender(shared))
+        (Coalesce { reads, shared: shared.clone() }, Sender(shared))
     }
 }
 
@@ -113,7 +133,7 @@ impl Shared {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(sent) => gathered.sent += sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream.poll_write_ready(cx))?;
+                    ready!(self.stream.as_ref().poll_write_ready(cx))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -131,7 +151,7 @@ impl Shared {
         loop {
             match self.stream.try_write_vectored(slices) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream.poll_write_ready(cx))?;
+                    ready!(self.stream.as_ref().poll_write_ready(cx))?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -162,30 +182,13 @@ impl AsyncRead for Coalesce {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let stream = &self.0.stream;
-        loop {
-            let unfilled = buffer.initialize_unfilled();
-            if unfilled.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            match stream.try_read(unfilled) {
-                Ok(read) => {
-                    buffer.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(stream.poll_read_ready(cx))?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        Pin::new(&mut self.get_mut().reads).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Coalesce {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, &[IoSlice::new(bytes)])
+        self.shared.poll_write(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -193,7 +196,7 @@ impl AsyncWrite for Coalesce {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, slices)
+        self.shared.poll_write(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -206,9 +209,9 @@ impl AsyncWrite for Coalesce {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.0.poll_send(cx))?;
+        ready!(self.shared.poll_send(cx))?;
         // A client that has closed already is no failure of ours.
-        match socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write) {
+        match socket2::SockRef::from(self.shared.stream.as_ref()).shutdown(std::net::Shutdown::Write) {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(())),
         }
@@ -329,6 +332,6 @@ mod tests {
         });
         poll_fn(|cx| sender.poll_send(cx)).await.unwrap();
         reading.await.unwrap();
-        assert!(sender.0.gathered.lock().bytes.capacity() <= BUFFER_BYTES_KEPT);
+        assert_eq!(sender.0.gathered.lock().bytes.capacity(), 0);
     }
 }
