@@ -1,22 +1,22 @@
-//! Decides whether the bytes of an HTTP/1 message may be believed, before hyper parses them.
+//! Decides whether the bytes of an HTTP/1 message may be believed, before they are parsed.
 //!
-//! hyper is laxer than a cache in front of other people's origins may be: it drops a `Content-Length`
+//! Parsers are laxer than a cache in front of other people's origins may be: hyper drops a `Content-Length`
 //! that came with a `Transfer-Encoding`, takes `gzip, chunked`, repeated lengths and bare LF as line
 //! ends. Two parties that read such a message differently are what request smuggling lives on
-//! (RFC 9112 section 11.2), so these checks refuse what hyper would repair. Nothing is parsed for
-//! use here: hyper stays the only one who interprets a message, and a disagreement between the two
-//! can only refuse too much.
+//! (RFC 9112 section 11.2), so these checks refuse what others would repair.
 //!
-//! A refusal is told to hyper in the one way it can't overlook: the offending byte and all that
-//! follows become NUL, which is legal nowhere in a head or in chunk framing. hyper answers 400 (or
-//! fails the origin's response) and closes the connection.
+//! For requests the guard alone says where a message ends ([`Guard::follow`]); the head between is then parsed by
+//! httparse, and a disagreement between the two can only refuse too much. An origin's responses are parsed by hyper: a
+//! refusal is told to it in the one way it can't overlook, the offending byte and all that follows become NUL, which is
+//! legal nowhere in a head or in chunk framing ([`Guard::inspect`]). hyper then fails the response and closes the
+//! connection.
 //!
 //! Cost: each head byte is looked at twice by memchr-like loops; body bytes are skipped by count.
 
 use std::fmt;
 
-/// Bytes kept of a line that has not ended yet. hyper's own head limit is smaller and answers first
-/// (431 or 414); this one only bounds memory if it should not.
+/// Bytes kept of a line that has not ended yet. The limits of heads are smaller and answer first (431 or 414); this one
+/// only bounds memory if they should not.
 const LINE_BYTES_MAX: usize = 128 * 1024;
 
 /// Bytes of a chunk-size line with its extensions. Extensions have no use left; long ones are a

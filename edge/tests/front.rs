@@ -39,7 +39,11 @@ async fn health_is_answered_for_any_host_and_tells_of_the_drain() {
     for host in [HOST, "unknown.test", "127.0.0.1"] {
         let reply = edge.get("/.well-known/nearside/health", &[("host", host)]).await;
         assert_eq!(reply.status, 200);
-        assert!(reply.text().starts_with("{\"status\":\"ok\",\"node\":\"fra\",\"load\":"), "{}", reply.text());
+        assert!(
+            reply.text().starts_with("{\"status\":\"ok\",\"node\":\"fra\",\"load\":"),
+            "{}",
+            reply.text()
+        );
         assert_eq!(reply.field("cache-control"), "no-store");
     }
     assert_eq!(origin.requests(), 0);

@@ -123,6 +123,8 @@ impl<T: Transport> Connection<'_, T> {
             if let Some(end) = self.send(response, beside).await? {
                 return Ok(end);
             }
+            // Hundreds of pipelined hits are no reason to keep the other connections waiting.
+            tokio::task::consume_budget().await;
         }
     }
 
