@@ -768,6 +768,74 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_thousand_silent_addresses_are_probed_a_bounded_number_at_once() {
+        const ADDRESSES: u32 = 1000;
+        // Connections are made and nobody answers: every probe takes its whole timeout.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
+        let silent = socket.listen(4096).unwrap();
+        let check = Check {
+            probe: Probe::Http(nearside_fleet::config::HttpProbe {
+                host: None,
+                path: "/".into(),
+                status: (200, 399),
+                body: None,
+            }),
+            interval: Duration::from_secs(3600),
+            timeout: Duration::from_millis(400),
+            fall: 1,
+            ..check(silent.local_addr().unwrap().port(), 1)
+        };
+        let mut plan = plan(&check);
+        let (_, target) = plan.targets.pop_first().unwrap();
+        for number in 0..ADDRESSES {
+            let address = IpAddr::V4(Ipv4Addr::from_bits(0x7f01_0001 + number));
+            plan.targets.insert(Key { check: "web".into(), address }, target.clone());
+        }
+        let health = Health::new(None);
+        health.apply(plan);
+        let watch = Arc::clone(&health);
+        let most = tokio::spawn(async move {
+            let mut most = 0;
+            loop {
+                most = most.max(PROBES_AT_ONCE - watch.permits.available_permits());
+                if watch.report().iter().all(|target| target.status == Status::Down) {
+                    return most;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        health.first_round().await;
+        let report = health.report();
+        assert_eq!(report.len(), ADDRESSES as usize);
+        assert!(
+            report.iter().all(|target| target.reason.ends_with("timed out after 400 ms")),
+            "{:?}",
+            report[0]
+        );
+        let most = tokio::time::timeout(Duration::from_secs(20), most).await.expect("all are down").unwrap();
+        assert_eq!(most, PROBES_AT_ONCE, "as many as may be, and never more: the rest waited their turn");
+        health.stop();
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_expires_soon_is_said_once() {
+        let health = Health::new(None);
+        health.apply(plan(&Check { interval: Duration::from_secs(3600), ..check(9, 1) }));
+        health.first_round().await;
+        let key = Key { check: "web".into(), address: HOME };
+        let now_s = i64::try_from(clock::now().0 / 1000).unwrap();
+        let seen = |left_days: i64| {
+            let mut inner = health.lock();
+            let entry = inner.entries.get_mut(&key).unwrap();
+            entry.certificate_expires = Some(now_s + left_days * 24 * 3600 + 60);
+            entry.expiring_certificate(clock::now())
+        };
+        assert_eq!([seen(30), seen(13), seen(12), seen(90), seen(3)], [None, Some(13), None, None, Some(3)]);
+        assert_eq!(health.report()[0].certificate_expires, Some(now_s + 3 * 24 * 3600 + 60));
+    }
+
+    #[tokio::test]
     async fn drains_are_kept_on_disk_and_end_by_themselves() {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path()).unwrap();

@@ -748,3 +748,59 @@ fn a_busy_pop_is_passed_over_for_the_part_it_is_not_offered_to() {
         .collect();
     assert!(ttls.contains(&60) && ttls.contains(&7), "both parts are there");
 }
+
+/// With a database of one's own (`NEARSIDE_CITY` holds its path): every strategy, without and with shedding, against
+/// brute force and behind a caching resolver, for addresses all over the Internet. Minutes, so not by itself.
+#[test]
+fn a_city_database_of_ones_own_holds_every_scope() {
+    let Some(path) = std::env::var_os("NEARSIDE_CITY") else { return };
+    let mut config = config(every_strategy_twice());
+    config.geoip.databases = vec![path.into()];
+    let geo = open_geo(&config.geoip).unwrap();
+    let steering = Steering::compile(&config, &geo).unwrap();
+    let table = Table::build(&steering, &busy(&config, &[("fra", 0.3), ("nyc", 0.6), ("sin", 0.1)]));
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}, maps {} KiB", steering.bytes() >> 10);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let anywhere = |rng: &mut fastrand::Rng| -> IpAddr {
+        match rng.u8(0..4) {
+            0 => random_client(rng),
+            1 => Ipv6Addr::from_bits(rng.u128(..) >> 3 | 1 << 125).into(),
+            _ => Ipv4Addr::from_bits(rng.u32(..)).into(),
+        }
+    };
+    let places: HashMap<&str, Coordinates> =
+        CITIES.iter().map(|city| (city.0, Coordinates::new(city.1, city.2).unwrap())).collect();
+    let nearest = steering.service("nearest").unwrap();
+    let mut resolvers: Vec<Resolver> = config.services.iter().map(|_| Resolver::default()).collect();
+    for _ in 0..60_000 {
+        let (addr, source) = (anywhere(&mut rng), IpAddr::from([127, 0, 0, 1]));
+        let bits = if addr.is_ipv4() { 32 } else { 128 };
+        let ask = |service, addr| steering.lookup(service, Client { subnet: Some((addr, bits)), source });
+        for service in (0..config.services.len() as u32).map(ServiceId) {
+            let here = ask(service, addr);
+            let other = inside(Prefix::containing(addr, here.scope), &mut rng);
+            assert_eq!(ask(service, other), here, "{service:?}: {addr} and {other}, seed {seed}");
+            let answer = |list| (&table.ipv4(service, list).addresses, &table.ipv6(service, list).addresses);
+            let sent = Prefix::containing(addr, if addr.is_ipv4() { 24 } else { 56 });
+            let given = resolvers[service.0 as usize].ask(&steering, service, source, addr, sent.len());
+            let subnet = Some((sent.addr(), sent.len()));
+            let right = steering.lookup(service, Client { subnet, source }).list;
+            assert_eq!(answer(given), answer(right), "{service:?} {addr}, seed {seed}");
+        }
+        // Kilometres of the first against all, from the database itself.
+        if let Some(point) = geo.locate(addr).unwrap().place.point() {
+            let list = list_of(&steering, "nearest", Client { subnet: Some((addr, bits)), source });
+            let first = point.distance_km(places[list[0].as_str()]);
+            let least = places.values().map(|&city| point.distance_km(city)).fold(f64::MAX, f64::min);
+            assert!(first - least < 1.0, "{addr}: {} is {first} km away, another {least}", list[0]);
+        }
+        // Maximal: the other half of its parent is no leaf with the same list, or the two would be one.
+        let here = ask(nearest, addr);
+        if let (IpAddr::V4(v4), 1..) = (addr, here.scope) {
+            let twin = IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() ^ 1 << (32 - here.scope)));
+            let alike = ask(nearest, twin) == here && special(addr).is_none() && special(twin).is_none();
+            assert!(!alike, "{addr} and {twin} could share /{}", here.scope - 1);
+        }
+    }
+}
