@@ -239,7 +239,12 @@ impl Bundler<'_> {
 fn owners<'c>(config: &'c Config, key: &Path) -> BTreeSet<&'c String> {
     let of_site = |site: &nearside_fleet::config::Site| {
         let of_tls = matches!(&site.tls, Some(SiteTls::Files { key: named, .. }) if named == key);
-        of_tls || site.origin.storage.as_ref().is_some_and(|storage| storage.secret_file() == key)
+        of_tls
+            || site
+                .origins
+                .iter()
+                .filter_map(|origin| origin.storage.as_ref())
+                .any(|storage| storage.secret_file() == key)
     };
     let edges = config.pops.keys().filter(|_| config.sites.values().any(of_site));
     let dns =

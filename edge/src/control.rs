@@ -1,6 +1,6 @@
 //! The edge's own endpoints on the control listener: what is cached, what shall be, and purges.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use http::{StatusCode, Uri};
 use nearside_fleet::{
@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::{
     cache::Extent,
+    origin::{Group, Origin, Shown, Standing},
     policy::{CacheKey, Target, Timestamp},
     purge::{self, Order, PurgeError},
     request::Edge,
@@ -162,6 +163,70 @@ fn queue(warmer: &Arc<Warmer>, listed: Vec<Wanted>) -> ControlResponse {
             ControlResponse::error(StatusCode::PAYLOAD_TOO_LARGE, message)
         }
     }
+}
+
+/// `GET /v1/origins`: every site's origins, and how they are.
+pub fn origins(edge: &Edge) -> ControlResponse {
+    let sites = edge.sites.load();
+    let sites: Vec<_> = sites
+        .iter()
+        .map(|site| {
+            let origins: Vec<_> = match site.origins.group() {
+                Some(group) => group
+                    .shown()
+                    .into_iter()
+                    .map(|(origin, under_way, shown)| shown_origin(origin, Some((under_way, shown))))
+                    .collect(),
+                None => site.origins.iter().map(|origin| shown_origin(origin, None)).collect(),
+            };
+            json!({ "site": site.name, "origins": origins })
+        })
+        .collect();
+    ControlResponse::ok(&json!({ "sites": sites }))
+}
+
+fn shown_origin(origin: &Origin, health: Option<(u32, Shown)>) -> serde_json::Value {
+    let settings = origin.settings();
+    let (stats, idle) = origin.pool();
+    let mut shown = json!({
+        "name": settings.name,
+        "host": settings.host,
+        "port": settings.port,
+        "requests": origin.requests(),
+        "connections_idle": idle,
+        "connections_http2": origin.multiplexed(),
+        "waiting": stats.waiting.load(Relaxed),
+    });
+    if let Some((under_way, health)) = health {
+        shown["standing"] = standing(health.standing).into();
+        shown["check"] = health.checked.name().into();
+        shown["reason"] = health.reason.into();
+        shown["circuit"] = health.circuit.name().into();
+        shown["ejected_for_seconds"] = health.ejected_for.map(|time| time.as_secs_f64()).into();
+        shown["under_way"] = under_way.into();
+        shown["backup"] = settings.backup.into();
+    }
+    shown
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Good => "good",
+        Standing::Trial => "trial",
+        Standing::Doubtful => "doubtful",
+        Standing::Shut => "shut",
+    }
+}
+
+/// Those that are not well, as `site/origin`, for the node's report.
+pub fn origins_unwell(edge: &Edge) -> Vec<String> {
+    let sites = edge.sites.load();
+    let of_site = |(site, group): (&str, &Group)| -> Vec<String> {
+        let unwell = group.shown().into_iter().filter(|(_, _, shown)| shown.standing != Standing::Good);
+        unwell.map(|(origin, _, _)| format!("{site}/{}", origin.settings().name)).collect()
+    };
+    let groups = sites.iter().filter_map(|site| Some((site.name.as_str(), &**site.origins.group()?)));
+    groups.flat_map(of_site).collect()
 }
 
 /// `GET /v1/cached?url=URL`: whether it is, how much of it, and for how long. With `&fetch=1`, what is not there, not

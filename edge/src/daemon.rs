@@ -24,7 +24,7 @@ use crate::{
     cache::{self, Cache},
     control,
     listen::{Bound, Endpoint, Front, Listeners, Speaks},
-    load, metrics,
+    load, metrics, origin,
     request::{self, Edge, Identity, Serving},
     site::Sites,
     stats::FrontStats,
@@ -98,7 +98,8 @@ impl EdgeDaemon {
         };
         let last = self.current.load_full();
         let last_sites = last.as_ref().map(|last| &*last.sites);
-        let sites = Sites::build(&config.sites, last_sites, workers(pop)).map_err(Refusal::all)?;
+        let sites =
+            Sites::build(&config.sites, &config.geoip, last_sites, workers(pop)).map_err(Refusal::all)?;
         let table = self.resolver.table();
         let (table, problems) = tls::load_table(config.sites.values(), Some(&table), SystemTime::now());
         let endpoints = endpoints(pop);
@@ -202,6 +203,8 @@ impl Daemon for EdgeDaemon {
         })?;
         metrics::register(&self.context.metrics, &running.edge, &running.front, &self.resolver);
         tokio::spawn(load::keep(running.edge.load.clone(), running.front.clone(), workers(&current.pop)));
+        // Ends with the edge.
+        tokio::spawn(origin::watch::run(Arc::downgrade(&running.edge)));
         running.edge.set_serving(Serving::Yes);
         running.listeners.apply(&current.endpoints, bound);
         self.running.set(running).map_err(|_| StartError("started twice".to_owned()))
@@ -237,6 +240,7 @@ impl Daemon for EdgeDaemon {
             "connections": connections,
             "certificates": certificates,
             "certificate_problems": problems,
+            "origins_unwell": self.running.get().map(|running| control::origins_unwell(&running.edge)),
         })
     }
 
@@ -257,6 +261,7 @@ impl Daemon for EdgeDaemon {
             (&Method::GET, "/v1/cached") => {
                 control::cached(&running.edge, &running.warmer, &asked, request::now()).await
             }
+            (&Method::GET, "/v1/origins") => control::origins(&running.edge),
             (&Method::POST, "/v1/warm") => control::warm(&running.edge, &running.warmer, &asked),
             (&Method::GET, "/v1/warm") => ControlResponse::ok(&running.warmer.progress()),
             _ => ControlResponse::not_found(),

@@ -8,6 +8,7 @@ pub mod listen;
 pub mod load;
 pub mod metrics;
 pub mod origin;
+pub mod place;
 pub mod policy;
 pub mod purge;
 pub mod request;

@@ -16,7 +16,12 @@ use prometheus_client::{
 };
 
 use crate::{
-    cache::metrics::Kind, listen::Front, request::Edge, site::Site, stats::SiteStats, tls::Resolver,
+    cache::metrics::Kind,
+    listen::Front,
+    origin::{Checked, GroupStats, Origin, Shown, Stand},
+    request::Edge,
+    stats::SiteStats,
+    tls::Resolver,
 };
 
 /// Registers the edge's collector.
@@ -153,39 +158,116 @@ impl EdgeCollector {
     }
 
     fn origins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let sites = self.edge.sites.load();
-        type Pick = fn(&Site) -> u64;
-        let counters: [(&str, &str, Pick); 4] = [
-            ("origin_connections_opened", "Connections opened to origins", |site| {
-                site.origin.pool().0.opened.load(Relaxed)
+        type Pick = fn(&Origin) -> u64;
+        const COUNTERS: [(&str, &str, Pick); 7] = [
+            ("origin_requests", "Requests sent to an origin, repetitions included", Origin::requests),
+            ("origin_connections_opened", "Connections opened to an origin", |origin| {
+                origin.pool().0.opened.load(Relaxed)
             }),
-            ("origin_connections_failed", "Connections to origins that could not be opened", |site| {
-                site.origin.pool().0.connect_failed.load(Relaxed)
+            ("origin_connections_failed", "Connections to an origin that could not be opened", |origin| {
+                origin.pool().0.connect_failed.load(Relaxed)
             }),
-            ("origin_connections_reused", "Requests sent over a kept connection", |site| {
-                site.origin.pool().0.reused.load(Relaxed)
+            ("origin_connections_reused", "Requests sent over a kept connection", |origin| {
+                origin.pool().0.reused.load(Relaxed)
             }),
-            ("origin_retries", "Requests repeated because a kept connection proved dead", |site| {
-                site.origin.pool().0.retried.load(Relaxed)
+            ("origin_retries", "Requests repeated because a kept connection proved dead", |origin| {
+                origin.pool().0.retried.load(Relaxed)
+            }),
+            (
+                "origin_unprocessed",
+                "Requests repeated because the origin had not begun with them",
+                |origin| origin.pool().0.unprocessed.load(Relaxed),
+            ),
+            ("origin_retries_forbidden", "Requests not repeated because of the retry budget", |origin| {
+                origin.pool().0.unretried.load(Relaxed)
             }),
         ];
-        for (name, help, pick) in counters {
+        const GAUGES: [(&str, &str, Pick); 3] = [
+            ("origin_waiting", "Requests waiting for an origin connection", |origin| {
+                origin.pool().0.waiting.load(Relaxed) as u64
+            }),
+            ("origin_connections_idle", "Kept connections that are idle", |origin| origin.pool().1 as u64),
+            ("origin_connections_http2", "HTTP/2 connections open", |origin| origin.multiplexed() as u64),
+        ];
+        let sites = self.edge.sites.load();
+        let origins: Vec<([(&str, &str); 2], &Origin)> = sites
+            .iter()
+            .flat_map(|site| site.origins.iter().map(|origin| (site.name.as_str(), &**origin)))
+            .map(|(site, origin)| ([("site", site), ("origin", origin.settings().name.as_str())], origin))
+            .collect();
+        for (name, help, pick) in COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for site in sites.iter() {
-                labelled(&mut family, &[("site", site.name.as_str())], &ConstCounter::new(pick(site)))?;
+            for (labels, origin) in &origins {
+                labelled(&mut family, labels, &ConstCounter::new(pick(origin)))?;
             }
         }
-        let gauges: [(&str, &str, Pick); 2] = [
-            ("origin_waiting", "Requests waiting for an origin connection", |site| {
-                site.origin.pool().0.waiting.load(Relaxed) as u64
-            }),
-            ("origin_connections_idle", "Kept connections that are idle", |site| site.origin.pool().1 as u64),
-        ];
-        for (name, help, pick) in gauges {
+        for (name, help, pick) in GAUGES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for site in sites.iter() {
-                let value = ConstGauge::new(pick(site) as f64);
-                labelled(&mut family, &[("site", site.name.as_str())], &value)?;
+            for (labels, origin) in &origins {
+                labelled(&mut family, labels, &ConstGauge::new(pick(origin) as f64))?;
+            }
+        }
+        self.groups(encoder)
+    }
+
+    /// How the origins of sites with a balance are.
+    fn groups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Pick = fn(&GroupStats) -> u64;
+        const COUNTERS: [(&str, &str, Pick); 4] = [
+            ("origin_failovers", "Requests that went on to another origin", |stats| {
+                stats.failovers.load(Relaxed)
+            }),
+            (
+                "origin_failovers_forbidden",
+                "Requests kept from another origin by the retry budget",
+                |stats| stats.budget_exhausted.load(Relaxed),
+            ),
+            ("origin_circuits_opened", "Times an origin that did not answer was left alone", |stats| {
+                stats.opened.load(Relaxed)
+            }),
+            ("origin_ejections", "Times an origin was left out because of its errors", |stats| {
+                stats.ejected.load(Relaxed)
+            }),
+        ];
+        type See = fn(&Shown) -> bool;
+        const STATES: [(&str, &str, See); 3] = [
+            ("origin_up", "1 unless the checks of an origin fail", |shown| shown.checked != Checked::Down),
+            ("origin_circuit_closed", "1 while an origin is asked without reserve", |shown| {
+                shown.circuit == Stand::Closed
+            }),
+            ("origin_ejected", "1 while an origin is left out because of its errors", |shown| {
+                shown.ejected_for.is_some()
+            }),
+        ];
+        let sites = self.edge.sites.load();
+        let groups: Vec<_> =
+            sites.iter().filter_map(|site| Some((site.name.as_str(), site.origins.group()?))).collect();
+        for (name, help, pick) in COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (site, group) in &groups {
+                labelled(&mut family, &[("site", *site)], &ConstCounter::new(pick(&group.stats)))?;
+            }
+        }
+        for (name, help, see) in STATES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (site, group) in &groups {
+                for (origin, _, shown) in group.shown() {
+                    let labels = [("site", *site), ("origin", origin.settings().name.as_str())];
+                    let value = ConstGauge::new(f64::from(u8::from(see(&shown))));
+                    labelled(&mut family, &labels, &value)?;
+                }
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "origin_under_way",
+            "Requests under way at an origin, bodies included",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (site, group) in &groups {
+            for (origin, under_way, _) in group.shown() {
+                let labels = [("site", *site), ("origin", origin.settings().name.as_str())];
+                labelled(&mut family, &labels, &ConstGauge::new(f64::from(under_way)))?;
             }
         }
         Ok(())

@@ -11,7 +11,8 @@ use std::{
 use nearside_fleet::config;
 
 use crate::{
-    origin::{Origin, Secret, Trust},
+    origin::{Credentials, Origins, Secret, Trust},
+    place::Places,
     policy::Rules,
     stats::SiteStats,
 };
@@ -21,7 +22,7 @@ pub struct Site {
     /// Its name in the fleet file.
     pub name: String,
     /// Where its content comes from.
-    pub origin: Arc<Origin>,
+    pub origins: Origins,
     /// Its caching rules.
     pub rules: Rules,
     /// Its counters.
@@ -43,17 +44,20 @@ impl Sites {
     /// Builds the table of `configured`, carrying over from `last` what still fits.
     ///
     /// # Errors
-    /// One line per origin whose trust can't be set up.
+    /// One line per origin whose trust can't be set up, or why clients can't be placed.
     pub fn build(
         configured: &BTreeMap<String, config::Site>,
+        geoip: &config::Geoip,
         last: Option<&Sites>,
         workers: usize,
     ) -> Result<Sites, Vec<String>> {
         let mut sites = Sites::default();
         let mut mistakes = Vec::new();
+        let places = Places::compile(geoip, configured.values())
+            .map_err(|error| vec![format!("rules by place: {error}")])?;
         for (name, site) in configured {
             let last = last.and_then(|last| last.by_name.get(name));
-            match Site::build(site, last, workers) {
+            match Site::build(site, &places, last, workers) {
                 Ok(built) => sites.insert(Arc::new(built)),
                 Err(error) => mistakes.push(format!("site {name}: origin: {error}")),
             }
@@ -86,17 +90,23 @@ impl Sites {
 }
 
 impl Site {
-    fn build(site: &config::Site, last: Option<&Arc<Site>>, workers: usize) -> Result<Site, String> {
-        let trust = Trust::load(site.origin.ca.as_deref()).map_err(|error| error.to_string())?;
-        let secret = site.origin.storage.as_ref().map(Secret::load).transpose();
-        let secret = secret.map_err(|error| error.to_string())?;
-        let kept = last.filter(|last| last.origin.serves(&site.origin, &trust, secret.as_ref()));
+    fn build(
+        site: &config::Site,
+        places: &Arc<Places>,
+        last: Option<&Arc<Site>>,
+        workers: usize,
+    ) -> Result<Site, String> {
+        let load = |origin: &config::Origin| -> Result<Credentials, String> {
+            let trust = Trust::load(origin.ca.as_deref()).map_err(|error| error.to_string())?;
+            let secret = origin.storage.as_ref().map(Secret::load).transpose();
+            Ok(Credentials { trust, secret: secret.map_err(|error| error.to_string())? })
+        };
+        let credentials = site.origins.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let origins = Origins::new(site, credentials, places, last.map(|last| &last.origins))
+            .map_err(|error| error.to_string())?;
         Ok(Site {
             name: site.name.clone(),
-            origin: match kept {
-                Some(last) => last.origin.clone(),
-                None => Origin::new(site.origin.clone(), trust, secret).map_err(|error| error.to_string())?,
-            },
+            origins,
             rules: Rules::from(&site.cache),
             stats: last.map_or_else(|| SiteStats::new(workers), |last| last.stats.clone()),
             hosts: site.hosts.clone(),

@@ -172,7 +172,7 @@ async fn a_silent_origin_is_a_504() {
     let origin = Origin::start(|_, _| std::future::pending()).await;
     let dir = tempfile::TempDir::new().unwrap();
     let mut config = support::fleet(origin.address, &dir, None);
-    config.sites.get_mut("www").unwrap().origin.first_byte_timeout = Duration::from_millis(50);
+    config.sites.get_mut("www").unwrap().origins[0].first_byte_timeout = Duration::from_millis(50);
     let edge = Edge::with(config, dir).await;
     let reply = edge.get("/", &[]).await;
     assert_eq!(reply.status, 504);
@@ -197,7 +197,7 @@ async fn origin_connections_are_kept_and_capped() {
     .await;
     let dir = tempfile::TempDir::new().unwrap();
     let mut config = support::fleet(origin.address, &dir, None);
-    config.sites.get_mut("www").unwrap().origin.connections_max = 3;
+    config.sites.get_mut("www").unwrap().origins[0].connections_max = 3;
     let edge = Arc::new(Edge::with(config, dir).await);
     let clients: Vec<_> = (0..40)
         .map(|number| {
@@ -302,7 +302,7 @@ async fn certificates_and_sites_are_swapped_without_losing_a_request() {
             certificate: certificate.chain,
             key: certificate.key,
         });
-        site.origin.connections_max = 10 + round;
+        site.origins[0].connections_max = 10 + round;
         edge.reload(config).unwrap();
         let before = served.load(Ordering::Relaxed);
         // The new certificate verifies only against itself.

@@ -42,7 +42,7 @@ async fn a_client_that_leaves_ends_the_fetch_that_nobody_else_wants() {
     .await;
     let dir = TempDir::new().unwrap();
     let mut config = fleet(origin.address, &dir, None);
-    config.sites.get_mut("www").unwrap().origin.first_byte_timeout = Duration::from_secs(60);
+    config.sites.get_mut("www").unwrap().origins[0].first_byte_timeout = Duration::from_secs(60);
     let edge = Edge::with(config, dir).await;
     let post = format!("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: 2\r\n\r\nhi", support::HOST);
     let mut stream = TcpStream::connect(edge.http()).await.unwrap();

@@ -128,7 +128,7 @@ impl Bucket {
         let site = config.sites.get_mut("www").unwrap();
         site.cache.query = QueryKey::Ignore;
         site.cache.default_ttl = Some(Duration::from_secs(60));
-        site.origin.storage = Some(Storage {
+        site.origins[0].storage = Some(Storage {
             kind: StorageKind::S3 {
                 region: "eu-central-1".to_owned(),
                 style: BucketStyle::Path,
@@ -195,7 +195,7 @@ async fn nothing_but_objects_is_asked_for() {
     bucket.put("secret.txt", "x");
     let dir = TempDir::new().unwrap();
     let mut config = bucket.config(&dir, SECRET);
-    config.sites.get_mut("www").unwrap().origin.storage.as_mut().unwrap().index = None;
+    config.sites.get_mut("www").unwrap().origins[0].storage.as_mut().unwrap().index = None;
     let edge = Edge::with(config, dir).await;
     for path in ["/", "/?list-type=2", "/?acl", "/dir/", "/a%2Fb", "/%2e%2e/other/x%2F"] {
         let reply = edge.get(path, &[]).await;

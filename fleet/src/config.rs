@@ -340,8 +340,11 @@ pub struct Site {
     pub name: Id,
     /// Host names, lower case; `*.example.org` matches one label.
     pub hosts: Vec<String>,
-    /// Where content comes from.
-    pub origin: Origin,
+    /// Where content comes from, in order of preference; never empty.
+    pub origins: Vec<Origin>,
+    /// How one of them is chosen, and what happens when it fails. There for a site with several; with one
+    /// only where the fleet file asks for it.
+    pub balance: Option<Balance>,
     /// Certificate, if the site is served over TLS.
     pub tls: Option<SiteTls>,
     /// Caching rules of the site.
@@ -371,18 +374,33 @@ pub enum Scheme {
     Https,
 }
 
-/// `[site.NAME.origin]`.
+/// A network: address with zero host bits, and prefix length.
+pub type Network = (IpAddr, u8);
+
+/// `[site.NAME.origin]`, or one of `[[site.NAME.origin]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Origin {
+    /// What metrics, logs and rules call it; unique within its site.
+    pub name: String,
     /// `http` or `https`.
     pub scheme: Scheme,
     /// Host name or address, without brackets.
     pub host: String,
     /// Port.
     pub port: u16,
+    /// Its share beside the others, by weight or hash; 0: none while another is well.
+    pub weight: u32,
+    /// Asked only when no other is well.
+    pub backup: bool,
     /// `Host` sent to the origin; `None`: the client's.
     pub host_header: Option<String>,
-    /// Connections at once from one PoP.
+    /// Name asked for in the TLS handshake and verified in the certificate; `None`: [`Origin::host`].
+    pub sni: Option<String>,
+    /// Lowest version of TLS that is spoken.
+    pub tls_min: TlsVersion,
+    /// Whether HTTP/2 is spoken.
+    pub http2: Http2,
+    /// Requests at once from one PoP, so connections too: an HTTP/2 connection carries many.
     pub connections_max: usize,
     /// Limit for DNS, TCP and TLS together.
     pub connect_timeout: Duration,
@@ -392,8 +410,237 @@ pub struct Origin {
     pub between_bytes_timeout: Duration,
     /// PEM bundle that replaces the system's roots for this origin.
     pub ca: Option<PathBuf>,
+    /// How long the addresses of its name are used before they are looked up again.
+    pub resolve_interval: Duration,
+    /// Networks its name may lead to although names may not lead there (loopback, link-local, metadata).
+    pub allow_networks: Vec<Network>,
+    /// By what the origin tells us from everyone else.
+    pub secret_header: Option<SecretHeader>,
+    /// Fields of clients that are passed on, lower case; `None`: all.
+    pub request_headers: Option<Vec<String>>,
+    /// Where redirects of this origin lead that are followed here.
+    pub follow_redirects: Vec<UrlPrefix>,
     /// What is asked for there, where it is object storage and no web server.
     pub storage: Option<Storage>,
+}
+
+impl Origin {
+    /// An origin of which nothing but its address was said.
+    pub fn at(scheme: Scheme, host: &str, port: u16) -> Origin {
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        Origin {
+            name: format!("{bracketed}:{port}"),
+            scheme,
+            host: host.to_owned(),
+            port,
+            weight: 1,
+            backup: false,
+            host_header: None,
+            sni: None,
+            tls_min: TlsVersion::Tls12,
+            http2: Http2::No,
+            connections_max: 64,
+            connect_timeout: Duration::from_secs(5),
+            first_byte_timeout: Duration::from_secs(30),
+            between_bytes_timeout: Duration::from_secs(30),
+            ca: None,
+            resolve_interval: Duration::from_secs(30),
+            allow_networks: Vec::new(),
+            secret_header: None,
+            request_headers: None,
+            follow_redirects: Vec::new(),
+            storage: None,
+        }
+    }
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2.
+    Tls12,
+    /// 1.3.
+    Tls13,
+}
+
+/// Whether HTTP/2 is spoken to an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http2 {
+    /// HTTP/1.1 alone.
+    No,
+    /// If the origin agrees in the TLS handshake (ALPN).
+    Alpn,
+    /// Without asking (RFC 9113 section 3.3), in the clear too.
+    PriorKnowledge,
+}
+
+/// `secret_header` of an origin. While a secret is changed both values are good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretHeader {
+    /// Field name, lower case.
+    pub name: String,
+    /// The first is sent; all are accepted. Never empty.
+    pub values: Vec<Secret>,
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The start of a URL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlPrefix {
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// Host name or address, without brackets, lower case.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Start of the path, with its `/`.
+    pub path: String,
+}
+
+/// `[site.NAME.balance]`: several origins as one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balance {
+    /// In which order they are asked.
+    pub strategy: Spread,
+    /// With [`Spread::Hash`]: requests under way at one origin, in percent of the average; more go to the next.
+    pub load_max_percent: u32,
+    /// What makes a request go on to the next origin.
+    pub failover_on: FailoverOn,
+    /// Requests that may be sent a second time, in percent of all.
+    pub retry_budget_percent: u32,
+    /// Such requests per second that are allowed however few requests there are.
+    pub retries_min: u32,
+    /// How origins are asked whether they are well, if they are.
+    pub check: Option<OriginCheck>,
+    /// When an origin that answers badly is left out for a while.
+    pub eject: Eject,
+    /// When an origin that does not answer is no longer asked.
+    pub circuit: Circuit,
+}
+
+impl Default for Balance {
+    fn default() -> Self {
+        Balance {
+            strategy: Spread::Ordered,
+            load_max_percent: 125,
+            failover_on: FailoverOn { connect: true, timeout: true, closed: true, errors: false },
+            retry_budget_percent: 10,
+            retries_min: 3,
+            check: None,
+            eject: Eject::default(),
+            circuit: Circuit::default(),
+        }
+    }
+}
+
+/// How the origins of a site are ordered for a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Spread {
+    /// As written: the first that is well gets everything.
+    Ordered,
+    /// At random by weight.
+    Weighted,
+    /// By consistent hash of the cache key and weight, with bounded load.
+    Hash,
+    /// By the first rule that matches the client; as written where none does.
+    Rules(Vec<OriginRule>),
+}
+
+/// One `[[site.NAME.balance.rule]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OriginRule {
+    /// Matches if any of these does.
+    pub when: Vec<Match>,
+    /// Positions in [`Site::origins`], in order of preference; never empty. No others are asked.
+    pub origins: Vec<usize>,
+}
+
+/// What makes a GET or HEAD, or any request that was never sent, go on to the next origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailoverOn {
+    /// No connection.
+    pub connect: bool,
+    /// No response within `first_byte_timeout`.
+    pub timeout: bool,
+    /// The connection ended before a response, or what came was none.
+    pub closed: bool,
+    /// 500, 502, 503 or 504.
+    pub errors: bool,
+}
+
+/// `[site.NAME.balance.check]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OriginCheck {
+    /// What is fetched.
+    pub path: String,
+    /// `Host`; `None`: the origin's `host_header`, or its own name.
+    pub host: Option<String>,
+    /// Inclusive range of healthy statuses.
+    pub status: (u16, u16),
+    /// From the start of one check to that of the next, before jitter.
+    pub interval: Duration,
+    /// After this a check has failed.
+    pub timeout: Duration,
+    /// Successes in a row that bring an origin up.
+    pub rise: u32,
+    /// Failures in a row that bring it down.
+    pub fall: u32,
+}
+
+/// `[site.NAME.balance.eject]`: outlier ejection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eject {
+    /// Errors in a row that eject; 0: never.
+    pub failures: u32,
+    /// Errors (no answer, or 5xx) in percent of requests in ten seconds that eject; 0: never.
+    pub ratio_percent: u32,
+    /// Fewer requests in ten seconds prove nothing.
+    pub requests_min: u32,
+    /// For how long the first time; the next time twice as long, and so on.
+    pub time: Duration,
+    /// At most.
+    pub time_max: Duration,
+    /// Of the origins, in percent, ejected at once at most.
+    pub share_max_percent: u32,
+}
+
+impl Default for Eject {
+    fn default() -> Self {
+        Eject {
+            failures: 5,
+            ratio_percent: 50,
+            requests_min: 20,
+            time: Duration::from_secs(10),
+            time_max: Duration::from_secs(300),
+            share_max_percent: 50,
+        }
+    }
+}
+
+/// `[site.NAME.balance.circuit]`: circuit breaker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Circuit {
+    /// Requests in a row without an answer that open it; 0: never.
+    pub failures: u32,
+    /// How long it stays open the first time; twice as long after each trial that fails.
+    pub open: Duration,
+    /// At most.
+    pub open_max: Duration,
+}
+
+impl Default for Circuit {
+    fn default() -> Self {
+        Circuit { failures: 5, open: Duration::from_secs(1), open_max: Duration::from_secs(30) }
+    }
 }
 
 /// `[site.NAME.cache]`.

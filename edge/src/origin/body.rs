@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     error::{FetchError, SendError},
+    group::Load,
     pool::Lease,
 };
 use crate::request::incoming;
@@ -164,19 +165,38 @@ pub struct FetchBody {
     incoming: Incoming,
     stall: Stall,
     lease: Option<Lease>,
+    load: Option<Load>,
     /// What is left of it is nobody's.
     withheld: bool,
 }
 
 impl FetchBody {
+    /// Counts as load of its origin until it has been read or dropped.
+    pub(super) fn loading(mut self, load: Load) -> Self {
+        // What has been read to its end already is no load.
+        self.load = self.lease.is_some().then_some(load);
+        self
+    }
+
     /// After a 101 the connection belongs to the tunnel: it keeps its slot until dropped.
     pub(super) fn tunnel(incoming: Incoming, between_bytes: Duration, lease: Lease) -> Self {
-        FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease), withheld: false }
+        FetchBody {
+            incoming,
+            stall: Stall::new(between_bytes),
+            lease: Some(lease),
+            load: None,
+            withheld: false,
+        }
     }
 
     pub(super) fn new(incoming: Incoming, between_bytes: Duration, lease: Lease) -> Self {
-        let mut body =
-            FetchBody { incoming, stall: Stall::new(between_bytes), lease: Some(lease), withheld: false };
+        let mut body = FetchBody {
+            incoming,
+            stall: Stall::new(between_bytes),
+            lease: Some(lease),
+            load: None,
+            withheld: false,
+        };
         if body.incoming.is_end_stream() {
             body.finish();
         }
@@ -185,12 +205,13 @@ impl FetchBody {
 
     /// An empty body in place of what is left of this one. A connection that is not through with it closes.
     pub(super) fn withheld(mut self) -> Self {
-        self.lease = None;
+        (self.lease, self.load) = (None, None);
         self.withheld = true;
         self
     }
 
     fn finish(&mut self) {
+        self.load = None;
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
@@ -211,7 +232,7 @@ impl Body for FetchBody {
         }
         let Poll::Ready(frame) = Pin::new(&mut body.incoming).poll_frame(cx) else {
             ready!(body.stall.poll(cx));
-            body.lease = None;
+            (body.lease, body.load) = (None, None);
             return Poll::Ready(Some(Err(FetchError::BetweenBytesTimeout(body.stall.limit))));
         };
         body.stall.calm();
@@ -227,7 +248,7 @@ impl Body for FetchBody {
                 Some(Ok(frame))
             }
             Some(Err(error)) => {
-                body.lease = None;
+                (body.lease, body.load) = (None, None);
                 Some(Err(FetchError::BodyCut(Arc::new(error))))
             }
         })

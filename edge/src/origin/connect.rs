@@ -1,11 +1,8 @@
-//! Opens a connection to an origin: resolve, refuse forbidden addresses, race the families, TLS.
-//!
-//! Names are resolved anew for every connection (the system's resolver caches as its
-//! configuration says), so that an origin that moves is followed within the life of a connection.
+//! Opens a connection to an origin: addresses from [`super::resolve`], the families raced, TLS.
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -23,23 +20,51 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::error::FetchError;
+use super::{error::FetchError, resolve::Resolver};
 use crate::framing::{Guard, Side};
 
 /// Head start of each address over the next (RFC 8305 section 5 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Addresses tried at most; a name with hundreds is a mistake or an attack on our sockets.
-const ADDRESSES_MAX: usize = 8;
-
 /// An origin as far as connecting goes.
 pub struct Target {
-    /// Name or address as configured.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Trust, for https origins.
-    pub tls: Option<Arc<ClientConfig>>,
+    /// Where it is.
+    pub resolver: Arc<Resolver>,
+    /// For https origins.
+    pub tls: Option<Tls>,
+}
+
+/// How TLS is spoken to an origin.
+pub struct Tls {
+    /// Asked for, and verified.
+    pub name: String,
+    /// Offers HTTP/1.1 alone.
+    pub http1: Arc<ClientConfig>,
+    /// Offers HTTP/2 as well.
+    pub any: Arc<ClientConfig>,
+}
+
+/// What a new connection may turn out to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 if the origin agrees in the handshake.
+    Any,
+    /// HTTP/2, without asking.
+    Http2,
+}
+
+/// An open connection.
+pub struct Opened {
+    /// Its bytes.
+    pub stream: Guarded,
+    /// What its reader says.
+    pub wire: Arc<Wire>,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Whether HTTP/2 is spoken on it.
+    pub is_http2: bool,
 }
 
 /// What a connection's reader and its pool tell each other.
@@ -69,105 +94,36 @@ impl Wire {
 /// # Errors
 /// [`FetchError::Resolve`], [`FetchError::ForbiddenAddress`], [`FetchError::Connect`] (of the last
 /// address tried) or [`FetchError::Tls`].
-pub async fn connect(target: &Target) -> Result<(Guarded, Arc<Wire>), FetchError> {
-    let addresses = resolve(target).await?;
-    let stream = race(addresses).await.map_err(|error| FetchError::Connect(Arc::new(error)))?;
+pub async fn connect(target: &Target, offer: Offer) -> Result<Opened, FetchError> {
+    let addresses = target.resolver.addresses().await?;
+    let stream = race(&addresses).await.map_err(|error| FetchError::Connect(Arc::new(error)))?;
+    let peer = stream.peer_addr().map_err(|error| FetchError::Connect(Arc::new(error)))?;
     // Heads and small bodies must not wait for an ACK; a failure only costs latency.
     let _ = stream.set_nodelay(true);
+    let mut is_http2 = offer == Offer::Http2;
     let stream = match &target.tls {
         None => Stream::Plain(stream),
-        Some(config) => {
-            let name = ServerName::try_from(target.host.clone()).map_err(|error| {
-                FetchError::Tls(Arc::new(io::Error::new(io::ErrorKind::InvalidInput, error)))
-            })?;
-            let stream = TlsConnector::from(config.clone())
-                .connect(name, stream)
-                .await
-                .map_err(|error| FetchError::Tls(Arc::new(error)))?;
+        Some(tls) => {
+            let fail = |error| FetchError::Tls(Arc::new(error));
+            let name = ServerName::try_from(tls.name.clone())
+                .map_err(|error| fail(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+            let config = if offer == Offer::Http1 { &tls.http1 } else { &tls.any };
+            let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(fail)?;
+            is_http2 |= stream.get_ref().1.alpn_protocol() == Some(b"h2");
             Stream::Tls(Box::new(stream))
         }
     };
     let wire = Arc::new(Wire::default());
-    Ok((Guarded { stream, guard: Guard::new(Side::Responses), wire: wire.clone() }, wire))
-}
-
-async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, FetchError> {
-    // Written as an address in the fleet file: its author meant it, whatever it is.
-    if let Ok(address) = target.host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, target.port)]);
-    }
-    let fail = |cause| FetchError::Resolve { host: target.host.clone(), cause: Arc::new(cause) };
-    let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(fail)?;
-    let mut refused = None;
-    let allowed = found.filter(|address| {
-        let forbidden = is_forbidden(address.ip());
-        if forbidden {
-            refused = Some(address.ip());
-        }
-        !forbidden
-    });
-    let addresses = interleave(allowed.collect());
-    match (addresses.is_empty(), refused) {
-        (false, _) => Ok(addresses),
-        (true, Some(address)) => Err(FetchError::ForbiddenAddress { host: target.host.clone(), address }),
-        (true, None) => Err(fail(io::Error::new(io::ErrorKind::NotFound, "no address"))),
-    }
-}
-
-/// Addresses behind which machines answer that a name under someone else's control must not reach:
-/// link-local ones (cloud metadata services live there) and the metadata addresses outside that
-/// range, whatever notation carries them; and those that are no host at all.
-fn is_forbidden(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_forbidden_v4(v4),
-        IpAddr::V6(v6) => {
-            const AWS_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-            let embedded = v6.to_ipv4_mapped().or_else(|| nat64(v6));
-            embedded.is_some_and(is_forbidden_v4)
-                || v6.is_unicast_link_local()
-                || v6.is_multicast()
-                || v6.is_unspecified()
-                || v6 == AWS_METADATA
-        }
-    }
-}
-
-fn is_forbidden_v4(address: Ipv4Addr) -> bool {
-    const ALIBABA_METADATA: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
-    address.is_link_local()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.is_unspecified()
-        || address == ALIBABA_METADATA
-}
-
-/// The IPv4 address inside the well-known NAT64 prefix (RFC 6052).
-fn nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    match address.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low))),
-        _ => None,
-    }
-}
-
-/// Alternates the families, the resolver's first choice first (RFC 8305 section 4).
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut first, mut second): (Vec<_>, Vec<_>) =
-        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
-    first.reverse();
-    second.reverse();
-    let mut mixed = Vec::new();
-    while mixed.len() < ADDRESSES_MAX && (!first.is_empty() || !second.is_empty()) {
-        mixed.extend(first.pop());
-        mixed.extend(second.pop());
-    }
-    mixed
+    // HTTP/2 has a framing of its own, which leaves no two ways to read it.
+    let guard = (!is_http2).then(|| Guard::new(Side::Responses));
+    let stream = Guarded { stream, guard, wire: wire.clone() };
+    Ok(Opened { stream, wire, peer, is_http2 })
 }
 
 /// Connects to the address that answers first, each one starting [`STAGGER`] after the one before
 /// or as soon as that has failed.
-async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting = addresses.into_iter();
+async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut waiting = addresses.iter().copied();
     let mut running = FuturesUnordered::new();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
     loop {
@@ -201,7 +157,7 @@ enum Stream {
 /// A connection whose response heads are checked before hyper reads them.
 pub struct Guarded {
     stream: Stream,
-    guard: Guard,
+    guard: Option<Guard>,
     wire: Arc<Wire>,
 }
 
@@ -219,11 +175,13 @@ impl AsyncRead for Guarded {
         };
         let read = &mut buffer.filled_mut()[before..];
         if !read.is_empty() {
-            if this.wire.head_due.swap(false, Ordering::AcqRel) {
-                this.guard.expect_head();
-            }
+            let is_due = this.wire.head_due.swap(false, Ordering::AcqRel);
             this.wire.answered.store(true, Ordering::Release);
-            if let Err(violation) = this.guard.inspect(read) {
+            let Some(guard) = &mut this.guard else { return result };
+            if is_due {
+                guard.expect_head();
+            }
+            if let Err(violation) = guard.inspect(read) {
                 tracing::warn!(%violation, "origin response refused: ambiguous framing");
             }
         }
@@ -276,34 +234,6 @@ impl AsyncWrite for Guarded {
 mod tests {
     use super::*;
 
-    #[test]
-    fn metadata_services_are_out_of_reach_in_every_notation() {
-        for address in [
-            "169.254.169.254",
-            "::ffff:169.254.169.254",
-            "64:ff9b::a9fe:a9fe",
-            "fd00:ec2::254",
-            "fe80::1",
-            "100.100.100.200",
-            "0.0.0.0",
-            "::",
-            "224.0.0.1",
-        ] {
-            assert!(is_forbidden(address.parse().unwrap()), "{address}");
-        }
-        for address in ["127.0.0.1", "10.0.0.1", "192.0.2.1", "::1", "2001:db8::1", "fd00::1"] {
-            assert!(!is_forbidden(address.parse().unwrap()), "{address}");
-        }
-    }
-
-    #[test]
-    fn families_alternate_from_the_resolvers_first_choice() {
-        let parse = |text: &str| -> SocketAddr { text.parse().unwrap() };
-        let [a, b, c] = [parse("[2001:db8::1]:1"), parse("[2001:db8::2]:1"), parse("192.0.2.1:1")];
-        assert_eq!(interleave(vec![a, b, c]), [a, c, b]);
-        assert_eq!(interleave(vec![c, a, b]), [c, a, b]);
-    }
-
     #[tokio::test]
     async fn a_refusing_address_does_not_delay_the_next() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -312,7 +242,7 @@ mod tests {
         let bad = closed.local_addr().unwrap();
         drop(closed);
         let started = std::time::Instant::now();
-        assert_eq!(race(vec![bad, good]).await.unwrap().peer_addr().unwrap(), good);
+        assert_eq!(race(&[bad, good]).await.unwrap().peer_addr().unwrap(), good);
         assert!(started.elapsed() < STAGGER);
     }
 }

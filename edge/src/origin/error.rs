@@ -46,6 +46,9 @@ pub enum FetchError {
     /// No connection came free in time.
     #[error("no connection came free within {0:?}")]
     QueueTimeout(Duration),
+    /// No origin is to be asked now: their circuits are open.
+    #[error("no origin is asked for a while: none answered")]
+    CircuitOpen,
     /// The request was sent, no response head came.
     #[error("no response within {0:?}")]
     FirstByteTimeout(Duration),
@@ -86,6 +89,7 @@ impl FetchError {
             FetchError::ConnectTimeout(_) => "origin-connect-timeout",
             FetchError::QueueFull => "origin-queue-full",
             FetchError::QueueTimeout(_) => "origin-queue-timeout",
+            FetchError::CircuitOpen => "origin-circuit-open",
             FetchError::FirstByteTimeout(_) => "origin-first-byte-timeout",
             FetchError::BetweenBytesTimeout(_) => "origin-body-timeout",
             FetchError::Closed(_) => "origin-closed",
@@ -96,6 +100,21 @@ impl FetchError {
             FetchError::Unsendable(_) => "unsendable",
             FetchError::RequestBody(_) => "request-body",
         }
+    }
+
+    /// Whether the origin has not seen anything of the request, or has said that it did nothing about it.
+    pub fn is_unsent(&self) -> bool {
+        matches!(
+            self,
+            FetchError::Resolve { .. }
+                | FetchError::ForbiddenAddress { .. }
+                | FetchError::Connect(_)
+                | FetchError::Tls(_)
+                | FetchError::ConnectTimeout(_)
+                | FetchError::QueueFull
+                | FetchError::QueueTimeout(_)
+                | FetchError::CircuitOpen
+        )
     }
 
     /// Sorts hyper's error for a request whose response head never came.

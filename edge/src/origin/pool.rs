@@ -6,6 +6,7 @@
 //! socket is polled by the runtime that opened it, and crossing over costs a wake-up.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -20,7 +21,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{body::SendBody, connect::Wire, error::FetchError};
+use super::{body::SendBody, connect::Wire, error::FetchError, multiplex::Stream, resolve::Resolver};
 use crate::worker;
 
 /// Requests that may wait for a slot. Behind a slow origin more would only time out later; the
@@ -43,13 +44,14 @@ const SETTLE: Duration = Duration::from_millis(20);
 pub struct Connection {
     pub(super) sender: SendRequest<SendBody>,
     pub(super) wire: Arc<Wire>,
+    peer: SocketAddr,
     opened_by: usize,
     idle_since: Instant,
 }
 
 impl Connection {
-    pub(super) fn new(sender: SendRequest<SendBody>, wire: Arc<Wire>) -> Self {
-        Connection { sender, wire, opened_by: worker::index(), idle_since: Instant::now() }
+    pub(super) fn new(sender: SendRequest<SendBody>, wire: Arc<Wire>, peer: SocketAddr) -> Self {
+        Connection { sender, wire, peer, opened_by: worker::index(), idle_since: Instant::now() }
     }
 }
 
@@ -73,6 +75,10 @@ pub struct PoolStats {
     pub retried: AtomicU64,
     /// Attempts to connect that failed.
     pub connect_failed: AtomicU64,
+    /// Streams the origin had not begun with when it closed their connection, sent again.
+    pub unprocessed: AtomicU64,
+    /// Repetitions that the budget forbade.
+    pub unretried: AtomicU64,
     /// Requests waiting for a slot now.
     pub waiting: AtomicUsize,
 }
@@ -80,16 +86,18 @@ pub struct PoolStats {
 /// The connections of one origin.
 pub struct Pool {
     idle: Mutex<Vec<Connection>>,
+    resolver: Arc<Resolver>,
     slots: Arc<Semaphore>,
     /// For metrics.
     pub stats: PoolStats,
 }
 
 impl Pool {
-    /// An empty pool of `connections_max` slots.
-    pub fn new(connections_max: usize) -> Arc<Self> {
+    /// An empty pool of `connections_max` slots, for connections to where `resolver` says.
+    pub fn new(connections_max: usize, resolver: Arc<Resolver>) -> Arc<Self> {
         Arc::new(Pool {
             idle: Mutex::new(Vec::new()),
+            resolver,
             slots: Arc::new(Semaphore::new(connections_max.clamp(1, Semaphore::MAX_PERMITS))),
             stats: PoolStats::default(),
         })
@@ -124,6 +132,9 @@ impl Pool {
     pub async fn take(&self, reuse: Reuse) -> Option<Connection> {
         loop {
             let mut connection = self.pop(reuse)?;
+            if !self.resolver.leads_to(connection.peer) {
+                continue;
+            }
             if let Ok(Ok(())) = tokio::time::timeout(SETTLE, connection.sender.ready()).await {
                 return Some(connection);
             }
@@ -145,7 +156,7 @@ impl Pool {
         (reuse == Reuse::Any || !too_old).then_some(connection)
     }
 
-    fn give_back(&self, mut connection: Connection) {
+    pub(super) fn give_back(&self, mut connection: Connection) {
         if connection.sender.is_closed() {
             return;
         }
@@ -162,29 +173,34 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A connection in use and its slot. Dropped, it closes the connection.
+/// A connection, or a stream of one, in use, and its slot. Dropped, it closes the connection or resets the stream.
 pub struct Lease {
     pool: Arc<Pool>,
-    connection: Connection,
+    line: Line,
     reusable: bool,
     _slot: OwnedSemaphorePermit,
 }
 
+/// What a request travels on.
+pub enum Line {
+    /// A connection that carries nothing else meanwhile.
+    Alone(Connection),
+    /// A stream among others.
+    Stream(Stream),
+}
+
 impl Lease {
-    pub(super) fn new(
-        pool: Arc<Pool>,
-        connection: Connection,
-        reusable: bool,
-        slot: OwnedSemaphorePermit,
-    ) -> Self {
-        Lease { pool, connection, reusable, _slot: slot }
+    pub(super) fn new(pool: Arc<Pool>, line: Line, reusable: bool, slot: OwnedSemaphorePermit) -> Self {
+        Lease { pool, line, reusable, _slot: slot }
     }
 
     /// The response has been read to its end.
     pub(super) fn give_back(self) {
         // A request body still on its way would hold the connection busy: only ready ones go back.
-        if self.reusable || self.connection.sender.is_ready() {
-            self.pool.give_back(self.connection);
+        if let Line::Alone(connection) = self.line
+            && (self.reusable || connection.sender.is_ready())
+        {
+            self.pool.give_back(connection);
         }
     }
 }

@@ -433,12 +433,7 @@ mod tests {
     const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA==";
 
     fn origin(kind: config::StorageKind, prefix: &str, index: Option<&str>) -> config::Origin {
-        let text = "version = 1\nfleet = \"x\"\n[pop.fra]\nlocation = [50.1, 8.6]\nipv4 = \"192.0.2.1\"\n\
-                    [site.s]\nhosts = \"a.test\"\norigin = \"https://storage.test\"\n";
-        let temp = tempfile::tempdir().unwrap();
-        let file = temp.path().join("nearside.toml");
-        std::fs::write(&file, text).unwrap();
-        let mut origin = nearside_fleet::load(&file).unwrap().config.sites["s"].origin.clone();
+        let mut origin = config::Origin::at(config::Scheme::Https, "storage.test", 443);
         origin.storage = Some(config::Storage {
             kind,
             bucket: "media".into(),

@@ -9,9 +9,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use nearside_fleet::config::TlsVersion;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
     pki_types::{CertificateDer, pem::PemObject},
+    version::{TLS12, TLS13},
 };
 use thiserror::Error;
 
@@ -64,19 +66,31 @@ impl Trust {
         Ok(Trust::Bundle(roots))
     }
 
-    /// The client side of TLS under this trust.
-    pub fn client_config(&self) -> Arc<ClientConfig> {
+    fn roots(&self) -> Arc<RootCertStore> {
         match self {
             Trust::System => {
-                static SYSTEM: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-                SYSTEM.get_or_init(|| client_config(system_roots())).clone()
+                static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+                SYSTEM.get_or_init(|| Arc::new(system_roots())).clone()
             }
             Trust::Bundle(roots) => {
                 let mut store = RootCertStore::empty();
                 store.add_parsable_certificates(roots.iter().cloned());
-                client_config(store)
+                Arc::new(store)
             }
         }
+    }
+
+    /// The client side of TLS under this trust, with these protocols offered.
+    pub fn client_config(&self, min: TlsVersion, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+        let versions: &[&SupportedProtocolVersion] = match min {
+            TlsVersion::Tls12 => &[&TLS13, &TLS12],
+            TlsVersion::Tls13 => &[&TLS13],
+        };
+        let mut config = ClientConfig::builder_with_protocol_versions(versions)
+            .with_root_certificates(self.roots())
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        Arc::new(config)
     }
 }
 
@@ -91,10 +105,4 @@ fn system_roots() -> RootCertStore {
         );
     }
     store
-}
-
-fn client_config(roots: RootCertStore) -> Arc<ClientConfig> {
-    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Arc::new(config)
 }

@@ -78,8 +78,8 @@ impl Forwarding<'_> {
         {
             headers.insert(header::MAX_FORWARDS, left.saturating_sub(1).into());
         }
-        let host = self.site.origin.settings().host_header.as_deref().unwrap_or(self.target.host());
-        headers.insert(header::HOST, HeaderValue::from_str(host)?);
+        // An origin that wants another one gets it as its request is signed.
+        headers.insert(header::HOST, HeaderValue::from_str(self.target.host())?);
         self.say_who(&mut headers)?;
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();

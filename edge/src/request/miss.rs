@@ -21,7 +21,7 @@ use crate::{
         fill::{self, Keep},
         flight::{Join, Lease, Outcome as Waited},
     },
-    origin::{FetchBody, FetchError, SendBody},
+    origin::{FetchBody, FetchError, For, SendBody},
     policy::{
         self, Asked, Collapse, Content, Fetch, Forward, Meta, Plan, Revalidate, Serve, StalePermit,
         Timestamp, Verdict,
@@ -98,7 +98,7 @@ pub(super) async fn obtain(
             Join::Pass(lease) => return lead(exchange, found, need, None, lease).await,
             Join::Follow(waiter) => waiter,
         };
-        match waiter.wait(exchange.site.origin.head_deadline()).await {
+        match waiter.wait(exchange.site.origins.head_deadline()).await {
             Waited::Retry => continue,
             Waited::Pass | Waited::TimedOut => break,
             Waited::Failed => return stand_in(exchange, &found, &need),
@@ -621,7 +621,8 @@ pub(super) async fn ask(
                 });
             }
             stats.origin_fetches.fetch_add(1, Relaxed);
-            exchange.site.origin.fetch(request).await
+            let asked = For { key: exchange.key.as_str(), client: exchange.client.peer.ip() };
+            exchange.site.origins.fetch(request, &asked).await
         }
         Err(error) => Err(FetchError::Unsendable(Arc::new(error))),
     };

@@ -63,6 +63,7 @@ impl Refusal {
             | FetchError::Connect(_)
             | FetchError::Tls(_)
             | FetchError::QueueFull
+            | FetchError::CircuitOpen
             | FetchError::Closed(_)
             | FetchError::Malformed(_)
             | FetchError::BodyCut(_)
@@ -74,7 +75,11 @@ impl Refusal {
     pub fn of_fetch(error: FetchError) -> Self {
         let status = match Refusal::failure(&error) {
             _ if let FetchError::Storage(error) = &error => error.status(),
-            _ if matches!(error, FetchError::QueueFull | FetchError::QueueTimeout(_)) => {
+            _ if matches!(
+                error,
+                FetchError::QueueFull | FetchError::QueueTimeout(_) | FetchError::CircuitOpen
+            ) =>
+            {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Some(Failure::Timeout) => StatusCode::GATEWAY_TIMEOUT,

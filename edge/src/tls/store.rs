@@ -138,18 +138,8 @@ mod tests {
         config::Site {
             name: name.to_owned(),
             hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
-            origin: config::Origin {
-                scheme: config::Scheme::Http,
-                host: "127.0.0.1".to_owned(),
-                port: 1,
-                host_header: None,
-                connections_max: 1,
-                connect_timeout: Duration::from_secs(1),
-                first_byte_timeout: Duration::from_secs(1),
-                between_bytes_timeout: Duration::from_secs(1),
-                ca: None,
-                storage: None,
-            },
+            origins: vec![config::Origin::at(config::Scheme::Http, "192.0.2.1", 80)],
+            balance: None,
             tls: Some(config::SiteTls::Files { certificate: files.0, key: files.1 }),
             cache: config::SiteCache { object_bytes_max: 1, ..config::SiteCache::default() },
         }

@@ -187,18 +187,8 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
     let site = config::Site {
         name: "www".to_owned(),
         hosts: vec![HOST.to_owned(), "*.cdn.test".to_owned()],
-        origin: config::Origin {
-            scheme: config::Scheme::Http,
-            host: origin.ip().to_string(),
-            port: origin.port(),
-            host_header: None,
-            connections_max: 64,
-            connect_timeout: Duration::from_secs(2),
-            first_byte_timeout: Duration::from_secs(2),
-            between_bytes_timeout: Duration::from_secs(2),
-            ca: None,
-            storage: None,
-        },
+        origins: vec![at(origin)],
+        balance: None,
         tls: certificate.map(|certificate| config::SiteTls::Files {
             certificate: certificate.chain.clone(),
             key: certificate.key.clone(),
@@ -215,6 +205,16 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         zones: BTreeMap::new(),
         sites: BTreeMap::from([("www".to_owned(), site)]),
         controller: None,
+    }
+}
+
+/// An origin at an address, with deadlines that a test can wait for.
+pub fn at(address: SocketAddr) -> config::Origin {
+    config::Origin {
+        connect_timeout: Duration::from_secs(2),
+        first_byte_timeout: Duration::from_secs(2),
+        between_bytes_timeout: Duration::from_secs(2),
+        ..config::Origin::at(config::Scheme::Http, &address.ip().to_string(), address.port())
     }
 }
 

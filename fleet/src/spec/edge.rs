@@ -1,25 +1,22 @@
 //! `[site.NAME]` and `[controller]`: what edges serve, and the machine at home.
+//!
+//! Where content comes from is read by [`super::origin`].
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use toml::de::DeValue;
 
 use super::{
-    check_name, keys, once,
+    check_name, keys, once, origin,
     reader::{Section, Value, integer, members},
-    storage,
 };
 use crate::{
     config::{
-        CacheRule, Controller, Id, KEY_HEADERS, Origin, PublishOn, QueryKey, Scheme, SetCookie, Site,
-        SiteCache, SiteTls,
+        CacheRule, Controller, Id, KEY_HEADERS, PublishOn, QueryKey, SetCookie, Site, SiteCache, SiteTls,
     },
     files::Role,
 };
 
-/// Connections to one origin from one PoP: enough for 1,000 requests a second at 60 ms each.
-const CONNECTIONS_DEFAULT: usize = 64;
-const CONNECTIONS_MAX: i64 = 4096;
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn sites(top: &Section<'_>) -> BTreeMap<Id, Site> {
@@ -44,15 +41,16 @@ fn site(name: Id, section: &Section<'_>) -> Option<Site> {
             is_host(host.strip_prefix("*.").unwrap_or(&host)).then_some(host)
         })
         .unwrap_or_default();
-    let origin = origin(section);
+    let origins = origin::origins(section);
+    let balance = origin::balance(section, &origins);
     let tls = tls(section);
     // Objects in storage have no query: `?1`, `?2`, … must not each be fetched and kept.
-    let in_storage = origin.as_ref().is_some_and(|origin| origin.storage.is_some());
+    let in_storage = origins.iter().any(|origin| origin.storage.is_some());
     let cache = cache(section, if in_storage { QueryKey::Ignore } else { QueryKey::Keep });
-    Some(Site { name, hosts, origin: origin?, tls, cache })
+    Some(Site { name, hosts, origins, balance, tls, cache })
 }
 
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
@@ -60,73 +58,6 @@ fn is_host(host: &str) -> bool {
             && !label.ends_with('-')
     };
     host.len() <= 253 && host.split('.').all(label)
-}
-
-const URL: &str = "a URL like \"https://origin.example.org\" or \"http://192.0.2.1:8080\", without a path";
-
-fn origin(section: &Section<'_>) -> Option<Origin> {
-    section.required("origin", URL);
-    let (scheme, host, port, inner) = match section.value("origin")?.get_ref() {
-        DeValue::Table(_) => {
-            let inner = section.section("origin", keys::ORIGIN)?;
-            inner.required("url", URL);
-            let (scheme, host, port) = inner.read("url", URL, |value| url(value.as_str()?))?;
-            (scheme, host, port, Some(inner))
-        }
-        _ => {
-            let (scheme, host, port) = section.read("origin", URL, |value| url(value.as_str()?))?;
-            (scheme, host, port, None)
-        }
-    };
-    let timeout = |key, default| {
-        inner.as_ref().map_or(default, |inner| inner.duration(key, default, Duration::from_millis(10), DAY))
-    };
-    let connections_max = inner
-        .as_ref()
-        .and_then(|inner| inner.integer("connections_max", 1, CONNECTIONS_MAX))
-        .and_then(|count| usize::try_from(count).ok());
-    Some(Origin {
-        scheme,
-        host,
-        port,
-        host_header: inner.as_ref().and_then(|inner| {
-            inner.read("host_header", "a host name", |value| {
-                let host = value.as_str()?.to_ascii_lowercase();
-                is_host(host.split(':').next().unwrap_or_default()).then_some(host)
-            })
-        }),
-        connections_max: connections_max.unwrap_or(CONNECTIONS_DEFAULT),
-        connect_timeout: timeout("connect_timeout", Duration::from_secs(5)),
-        first_byte_timeout: timeout("first_byte_timeout", Duration::from_secs(30)),
-        between_bytes_timeout: timeout("between_bytes_timeout", Duration::from_secs(30)),
-        ca: inner.as_ref().and_then(|inner| inner.path("ca", Role::Certificate)),
-        storage: inner.as_ref().and_then(storage::storage),
-    })
-}
-
-/// `scheme://host[:port]`; a path, query or user would be silently lost, so they are refused.
-fn url(text: &str) -> Option<(Scheme, String, u16)> {
-    let (scheme, rest) = text.split_once("://")?;
-    let (scheme, default) = match scheme {
-        "http" => (Scheme::Http, 80),
-        "https" => (Scheme::Https, 443),
-        _ => return None,
-    };
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (host, port) = match rest.strip_prefix('[') {
-        Some(v6) => {
-            let (host, after) = v6.split_once(']')?;
-            host.parse::<std::net::Ipv6Addr>().ok()?;
-            (host, after)
-        }
-        None => rest.find(':').map_or((rest, ""), |colon| rest.split_at(colon)),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().ok().filter(|port| *port != 0)?,
-        None if port.is_empty() => default,
-        None => return None,
-    };
-    (host.parse::<IpAddr>().is_ok() || is_host(host)).then(|| (scheme, host.to_ascii_lowercase(), port))
 }
 
 /// Directory beside the fleet file where a snapshot lays the certificates that home issued.

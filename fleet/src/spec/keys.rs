@@ -44,15 +44,26 @@ pub(crate) const SERVICE: &[&str] = &[
 pub(crate) const RULE: &[&str] = &["when", "pops"];
 pub(crate) const TTL: &[&str] = &["min", "max"];
 pub(crate) const ZONE: &[&str] = &["file", "names"];
-pub(crate) const SITE: &[&str] = &["hosts", "origin", "tls", "cache"];
+pub(crate) const SITE: &[&str] = &["hosts", "origin", "balance", "tls", "cache"];
 pub(crate) const ORIGIN: &[&str] = &[
     "url",
+    "name",
+    "weight",
+    "backup",
     "host_header",
+    "sni",
+    "tls_min",
+    "http2",
     "connections_max",
     "connect_timeout",
     "first_byte_timeout",
     "between_bytes_timeout",
     "ca",
+    "resolve_interval",
+    "allow_networks",
+    "secret_header",
+    "request_headers",
+    "follow_redirects",
     "s3",
     "azure",
 ];
@@ -60,6 +71,22 @@ pub(crate) const S3: &[&str] =
     &["bucket", "region", "style", "access_key_id", "secret_file", "prefix", "index"];
 pub(crate) const AZURE: &[&str] =
     &["account", "container", "path_style", "key_file", "sas_file", "prefix", "index"];
+pub(crate) const SECRET_HEADER: &[&str] = &["name", "values"];
+pub(crate) const BALANCE: &[&str] = &[
+    "strategy",
+    "rule",
+    "load_max",
+    "failover_on",
+    "retry_budget",
+    "retries_min",
+    "check",
+    "eject",
+    "circuit",
+];
+pub(crate) const BALANCE_RULE: &[&str] = &["when", "origins"];
+pub(crate) const BALANCE_CHECK: &[&str] = &["path", "host", "status", "interval", "timeout", "rise", "fall"];
+pub(crate) const EJECT: &[&str] = &["failures", "ratio", "requests_min", "time", "time_max", "share_max"];
+pub(crate) const CIRCUIT: &[&str] = &["failures", "open", "open_max"];
 pub(crate) const TLS: &[&str] = &["certificate", "key", "issuer"];
 pub(crate) const CACHE: &[&str] = &[
     "default_ttl",
@@ -95,6 +122,12 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.origin", ORIGIN),
     ("site.NAME.origin.s3", S3),
     ("site.NAME.origin.azure", AZURE),
+    ("site.NAME.origin.secret_header", SECRET_HEADER),
+    ("site.NAME.balance", BALANCE),
+    ("site.NAME.balance.rule", BALANCE_RULE),
+    ("site.NAME.balance.check", BALANCE_CHECK),
+    ("site.NAME.balance.eject", EJECT),
+    ("site.NAME.balance.circuit", CIRCUIT),
     ("site.NAME.tls", TLS),
     ("site.NAME.cache", CACHE),
     ("site.NAME.cache.rule", CACHE_RULE),

@@ -6,6 +6,7 @@
 mod edge;
 mod geography;
 pub mod keys;
+mod origin;
 mod reader;
 mod steering;
 mod storage;

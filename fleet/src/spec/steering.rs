@@ -132,19 +132,22 @@ fn misplaced(section: &Section<'_>, key: &str, kinds: &str) {
     }
 }
 
+/// `status`: one, or an inclusive range.
+pub(super) fn status_range(section: &Section<'_>) -> Option<(u16, u16)> {
+    section.read("status", "a status like 200 or a range like \"200-399\"", |value| match value {
+        DeValue::Integer(_) => {
+            u16::try_from(integer(value)?).ok().filter(|s| (100..600).contains(s)).map(|s| (s, s))
+        }
+        DeValue::String(text) => {
+            let (low, high) = text.split_once('-').unwrap_or((text, text));
+            let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+            (100 <= low && low <= high && high < 600).then_some((low, high))
+        }
+        _ => None,
+    })
+}
+
 fn http_probe(section: &Section<'_>) -> HttpProbe {
-    let status =
-        section.read("status", "a status like 200 or a range like \"200-399\"", |value| match value {
-            DeValue::Integer(_) => {
-                u16::try_from(integer(value)?).ok().filter(|s| (100..600).contains(s)).map(|s| (s, s))
-            }
-            DeValue::String(text) => {
-                let (low, high) = text.split_once('-').unwrap_or((text, text));
-                let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
-                (100 <= low && low <= high && high < 600).then_some((low, high))
-            }
-            _ => None,
-        });
     HttpProbe {
         host: section.string("host"),
         path: section
@@ -154,7 +157,7 @@ fn http_probe(section: &Section<'_>) -> HttpProbe {
                     .then(|| path.to_owned())
             })
             .unwrap_or_else(|| HEALTH_PATH.to_owned()),
-        status: status.unwrap_or((200, 399)),
+        status: status_range(section).unwrap_or((200, 399)),
         body: section.string("body"),
     }
 }
@@ -339,11 +342,11 @@ fn rules(section: &Section<'_>, pops: &BTreeMap<Id, Pop>) -> Vec<Rule> {
     rules
 }
 
-const WHEN: &str =
+pub(super) const WHEN: &str =
     "continents (\"EU\"), countries (\"EU-DE\"), subdivisions (\"NA-US-CA\"), \"AS64500\" or networks";
 
 /// octoDNS-like codes always begin with the continent, so that `NA` is North America and never Namibia.
-fn condition(text: &str) -> Option<Match> {
+pub(super) fn condition(text: &str) -> Option<Match> {
     if let Some(found) = prefix(text) {
         return Some(Match::Network(found.0, found.1));
     }

@@ -119,7 +119,7 @@ mod tests {
         );
         fs::write(&file, text).unwrap();
         match crate::load(&file) {
-            Ok(loaded) => Ok(loaded.config.sites["s"].origin.storage.clone()),
+            Ok(loaded) => Ok(loaded.config.sites["s"].origins[0].storage.clone()),
             Err(mistakes) => Err(format!("{mistakes:?}")),
         }
     }
