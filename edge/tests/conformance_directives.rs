@@ -230,3 +230,67 @@ fn the_query_is_part_of_the_key() {
         ",
     );
 }
+
+/// RFC 9111 section 5.2.1 again: wishes together, and what they leave alone.
+#[test]
+fn wishes_in_combination() {
+    let stale = "GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1";
+    let fresh = "GET -> 200 | Cache-Control: max-age=3600 | Age: 100 | ETag: \"a\" => #1";
+    let hit = [
+        (stale, "only-if-cached, max-stale"),
+        (stale, "max-stale=1000, max-age=1000"),
+        (stale, "MAX-STALE=1000"),
+        (stale, "max-stale=\"1000\""),
+        (stale, "max-stale=99999999999999999999"),
+        (fresh, "max-age=200, min-fresh=10"),
+        (fresh, "no-store"),
+        (fresh, "no-transform"),
+        (fresh, "only-if-cached, max-age=200"),
+        (fresh, "public, private, must-revalidate, s-maxage=0"),
+        (fresh, "max-age"),
+        (fresh, "stale-if-error=0"),
+        (fresh, ""),
+    ];
+    let asked = [
+        (stale, "max-stale=1000, max-age=50"),
+        (stale, "max-stale=x"),
+        (stale, "max-stale=1"),
+        (stale, "max-stale=-1000"),
+        (stale, "max-stale=1000, no-cache"),
+        (stale, "max-stale=1000, min-fresh=1"),
+        (fresh, "max-age=50, max-stale"),
+        (fresh, "min-fresh=3600"),
+        (fresh, "No-Cache"),
+        (fresh, "no-cache=\"x\""),
+        (fresh, "max-age=\"50\""),
+    ];
+    let bench = Bench::with("");
+    bench.run_all(
+        hit.map(|(stored, wish)| format!("{stored}\nGET | Cache-Control: {wish} => #1 | Age >= 100")),
+    );
+    bench.run_all(asked.map(|(stored, wish)| format!("{stored}\nGET | Cache-Control: {wish} -> 200 => #2")));
+    bench.run(
+        "
+        # several lines are one field
+        GET -> 200 | Cache-Control: max-age=3600 | Age: 100 => #1
+        GET | Cache-Control: max-age=200 | Cache-Control: no-cache -> 200 => #2
+
+        # what is stored for all answers those with credentials too
+        GET -> 200 | Cache-Control: max-age=3600 => #1
+        GET | Authorization: Basic x => #1
+
+        # RFC 8246: a page that never changes is not validated on a reload
+        GET -> 200 | Cache-Control: max-age=3600, immutable => #1
+        GET | Cache-Control: max-age=0 => #1
+        GET | Cache-Control: no-cache -> 200 | Cache-Control: max-age=3600, immutable => #2
+
+        GET -> 200 | Cache-Control: max-age=60, immutable | Age: 100 | ETag: \"a\" => #1
+        GET -> 304 | Cache-Control: max-age=3600 => 200 | #1
+
+        # nothing of an answer to no-store is kept, not even that nothing changed
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" => #1
+        GET | Cache-Control: no-store -> 200 | Cache-Control: max-age=3600 => #2 | saw !If-None-Match
+        GET -> 304 | Cache-Control: max-age=3600 => 200 | #1 | saw If-None-Match: \"a\"
+        ",
+    );
+}

@@ -145,3 +145,37 @@ fn large_fields() {
          GET => #1 | Large: {large}"
     )]);
 }
+
+/// RFC 9110 section 5.5: what surrounds a value is not part of it; what is in it is not ours to change.
+#[test]
+fn odd_spellings_of_fields() {
+    Bench::with("").run(
+        "
+        GET -> 200 | @raw HTTP/1.1 200 OK\\r\\ncache-control:max-age=3600\\r\\nContent-Length: 2\\r\\n\\r\\nok => @body ok
+        GET => @body ok
+
+        GET -> 200 | @raw HTTP/1.1 200 OK\\r\\nCACHE-CONTROL: \t max-age=3600 \t \\r\\nContent-Length: 2\\r\\n\\r\\nok => @body ok | Cache-Control: max-age=3600
+        GET => @body ok
+
+        GET -> 200 | @raw HTTP/1.1 200 OK\\r\\nCache-Control: public,\tmax-age=3600\\r\\nX-A: ä\\r\\nX-B:\\r\\nContent-Length: 2\\r\\n\\r\\nok => @body ok | X-A: ä | X-B:
+        GET => @body ok | X-A: ä | X-B:
+
+        # a reason may be anything, or nothing
+        GET -> 200 | @raw HTTP/1.1 200 \\r\\nCache-Control: max-age=3600\\r\\nContent-Length: 2\\r\\n\\r\\nok => @body ok
+        GET => @body ok
+
+        GET -> 301 | Cache-Control: max-age=3600 | Location: http://elsewhere.test/a?b#c => 301 | Location: http://elsewhere.test/a?b#c
+        GET => 301 | Location: http://elsewhere.test/a?b#c
+
+        GET -> 204 | Cache-Control: max-age=3600 | X-A: 1 => 204 | !Content-Length
+        GET => 204 | X-A: 1 | Age | !Content-Length
+
+        GET -> 200 | Cache-Control: max-age=3600, unknown=\"a, b\" => #1 | Cache-Control: max-age=3600, unknown=\"a, b\"
+        GET => #1 | Cache-Control: max-age=3600, unknown=\"a, b\"
+
+        # Age in a 304 of ours, as in what it stands for
+        GET -> 200 | Cache-Control: max-age=3600 | Age: 30 | ETag: \"a\" => #1 | Age >= 30
+        GET | If-None-Match: \"a\" => 304 | Age >= 30
+        ",
+    );
+}

@@ -122,3 +122,51 @@ fn several_ranges() {
             .to_owned(),
     ]);
 }
+
+/// RFC 9110 sections 13.1.5 and 15.3.7.3: what makes two parts, or a part and a whole, the same.
+#[test]
+fn what_proves_the_same_bytes() {
+    Bench::with("").run(
+        "
+        # a date that is a second old proves as much as a strong tag
+        GET -> 200 | Cache-Control: max-age=3600 | Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT | @body 0123456789 => @body 0123456789
+        GET | Range: bytes=0-1 | If-Range: Sun, 06 Nov 1994 08:49:37 GMT => 206 | @body 01
+        GET | Range: bytes=0-1 | If-Range: Sunday, 06-Nov-94 08:49:37 GMT => 206 | @body 01
+        GET | Range: bytes=0-1 | If-Range: Sun, 06 Nov 1994 08:49:38 GMT => @body 0123456789
+        GET | Range: bytes=0-1 | If-Range: Sun, 06 Nov 1994 08:49:36 GMT => @body 0123456789
+        GET | Range: bytes=0-1 | If-Range: x => @body 0123456789
+        GET | If-Range: \"x\" => @body 0123456789
+
+        # one of this very second does not
+        GET -> 200 | Cache-Control: max-age=3600 | Date: {now} | Last-Modified: {now} | @body 0123456789 => @body 0123456789
+        GET | Range: bytes=0-1 | If-Range: {now} => @body 0123456789
+
+        # conditions before ranges
+        GET -> 200 | Cache-Control: max-age=3600 | ETag: \"a\" | @body 0123456789 => @body 0123456789
+        GET | Range: bytes=0-1 | If-None-Match: \"b\" => 206 | @body 01
+        GET | Range: bytes=50- | If-None-Match: \"a\" => 304
+
+        # a stale whole is validated before a part of it is served
+        GET -> 200 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | @body 0123456789 => @body 0123456789
+        GET | Range: bytes=0-1 -> 304 | Cache-Control: max-age=3600 => 206 | @body 01 | saw If-None-Match: \"a\" | saw !Range
+        GET | Range: bytes=2-3 => 206 | @body 23
+
+        # a stale part is asked for again, not combined with what is another generation
+        GET | Range: bytes=0-4 -> 206 | Cache-Control: max-age=60 | Age: 100 | ETag: \"a\" | Content-Range: bytes 0-4/10 | @body 01234 => 206
+        GET | Range: bytes=0-4 -> 206 | Cache-Control: max-age=3600 | ETag: \"b\" | Content-Range: bytes 0-4/10 | @body abcde => 206 | @body abcde
+        GET | Range: bytes=0-1 => 206 | @body ab
+
+        # only what was a success has parts
+        GET -> 404 | Cache-Control: max-age=3600 | @body 0123456789 => 404 | @body 0123456789
+        GET | Range: bytes=0-1 => 404 | @body 0123456789
+
+        # 416 answers one range; it is not kept for others
+        GET | Range: bytes=50- -> 416 | Cache-Control: max-age=3600 | Content-Range: bytes */10 => 416
+        GET -> 200 | Cache-Control: max-age=3600 | @body 0123456789 => @body 0123456789
+
+        # an empty whole
+        GET -> 200 | Cache-Control: max-age=3600 | Content-Length: 0 | @body => 200 | Content-Length: 0
+        GET | Range: bytes=0-1 => 416 | Content-Range: bytes */0
+        ",
+    );
+}
