@@ -18,7 +18,7 @@ use super::{
     fill::{Extent, Filler, Keep, Purpose},
     index::KeyHash,
     live::{Live, Mode},
-    object::{Content, Object, Span},
+    object::{Content, Object, Span, own_values},
 };
 use crate::{
     policy::{CacheKey, Meta},
@@ -171,7 +171,8 @@ impl Lease {
         self.start_extent(meta, extent, keep)
     }
 
-    fn start_extent(mut self, meta: Meta, extent: Extent, keep: Keep) -> (Filler, Arc<Object>) {
+    fn start_extent(mut self, mut meta: Meta, extent: Extent, keep: Keep) -> (Filler, Arc<Object>) {
+        own_values(&mut meta.headers);
         let cache = Arc::clone(&self.cache);
         cache.metrics.fills.one();
         let mode = extent.mode(&cache);
@@ -204,7 +205,8 @@ impl Lease {
     }
 
     /// A 304 confirmed `validated`: `meta` is its head from now on, over the same content. Gives the new object.
-    pub fn update(mut self, validated: &Found, meta: Meta) -> Arc<Object> {
+    pub fn update(mut self, validated: &Found, mut meta: Meta) -> Arc<Object> {
+        own_values(&mut meta.headers);
         let cache = Arc::clone(&self.cache);
         let old = &validated.object;
         let owner = (self.key.clone(), self.hash);

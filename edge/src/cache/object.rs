@@ -12,7 +12,8 @@ use std::{
     },
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
 use super::{
@@ -35,6 +36,21 @@ pub type Span = Range<u64>;
 
 /// What an object costs besides its fields and content: map entry, queue entry, allocations.
 const OVERHEAD_BYTES: u64 = 256;
+
+/// Copies all values into one piece of memory: as they come from a connection, each keeps the whole buffer alive that the
+/// head was read into, several times what a small object weighs.
+pub(super) fn own_values(headers: &mut HeaderMap) {
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values_mut().for_each(|value| all.extend_from_slice(value.as_bytes()));
+    let mut all = all.freeze();
+    for value in headers.values_mut() {
+        // The same bytes: they can't be refused.
+        if let Ok(mut own) = HeaderValue::from_maybe_shared(all.split_to(value.len())) {
+            own.set_sensitive(value.is_sensitive());
+            *value = own;
+        }
+    }
+}
 
 /// The content behind a head.
 #[derive(Clone, Debug)]
