@@ -15,7 +15,8 @@ use std::{
 const HEAT_MAX: u8 = 3;
 /// Share of the bytes given to newcomers, as a divisor.
 const SMALL_SHARE: u64 = 10;
-/// Fingerprints remembered. 8 + ~16 bytes each, 1.5 MB at the most.
+/// Fingerprints remembered, however few residents there are: what comes back while its fingerprint is known was asked for
+/// twice, and goes to disk. 8 + ~16 bytes each, 1.5 MB at the most.
 const GHOSTS_MAX: usize = 65_536;
 
 /// How often something was asked for lately.
@@ -60,6 +61,15 @@ pub trait Resident {
     fn is_gone(&self) -> bool;
 }
 
+/// Whether a newcomer is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comes {
+    /// Not known.
+    New,
+    /// It left not long ago.
+    Back,
+}
+
 /// The two queues and the ghosts.
 #[derive(Debug)]
 pub struct S3Fifo<R> {
@@ -90,18 +100,16 @@ impl<R: Resident> S3Fifo<R> {
         self.small_bytes + self.main_bytes
     }
 
-    fn count(&self) -> usize {
-        self.small.len() + self.main.len()
-    }
-
-    /// Takes a resident in. The caller evicts afterwards, or before.
-    pub fn insert(&mut self, resident: R) {
+    /// Takes a resident in. The caller evicts afterwards, or before. Gives whether it was here before.
+    pub fn insert(&mut self, resident: R) -> Comes {
         if self.ghosts.remove(&resident.fingerprint()) {
             self.main_bytes += resident.weight();
             self.main.push_back(resident);
+            Comes::Back
         } else {
             self.small_bytes += resident.weight();
             self.small.push_back(resident);
+            Comes::New
         }
     }
 
@@ -165,7 +173,7 @@ impl<R: Resident> S3Fifo<R> {
         if self.ghosts.insert(fingerprint) {
             self.ghost_order.push_back(fingerprint);
         }
-        while self.ghost_order.len() > GHOSTS_MAX.min(self.count().max(1024)) {
+        while self.ghost_order.len() > GHOSTS_MAX {
             if let Some(oldest) = self.ghost_order.pop_front() {
                 self.ghosts.remove(&oldest);
             }

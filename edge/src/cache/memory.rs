@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    evict::{Heat, Resident, S3Fifo},
+    evict::{Comes, Heat, Resident, S3Fifo},
     live::Live,
     object::Object,
 };
@@ -95,12 +95,12 @@ impl Memory {
         Memory { bytes_max, queues: Mutex::default(), pinned: AtomicU64::new(0) }
     }
 
-    /// Takes an entry in and gives those that have to leave, possibly it itself.
+    /// Takes an entry in and gives those that have to leave, possibly it itself, and whether it was here before.
     #[must_use]
-    pub fn insert(&self, entry: Entry) -> Vec<Entry> {
+    pub fn insert(&self, entry: Entry) -> (Vec<Entry>, Comes) {
         let mut queues = self.queues.lock();
-        queues.insert(entry);
-        self.evict(&mut queues)
+        let comes = queues.insert(entry);
+        (self.evict(&mut queues), comes)
     }
 
     /// Counts bytes that a fill holds, and gives the entries that have to leave for them.

@@ -27,6 +27,8 @@ mod memory;
 pub mod metrics;
 pub mod object;
 pub mod region;
+#[cfg(test)]
+mod scale_tests;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -44,6 +46,7 @@ use smallvec::SmallVec;
 
 use self::{
     disk::{Disk, Loaded, Record},
+    evict::Comes,
     flight::Flights,
     index::{Index, KeyHash, Packed, Variant, Variants},
     live::Live,
@@ -488,9 +491,10 @@ impl Cache {
         }
     }
 
-    fn admit(&self, entry: Entry) {
-        let evicted = self.memory.insert(entry);
+    fn admit(&self, entry: Entry) -> Comes {
+        let (evicted, comes) = self.memory.insert(entry);
         self.let_go(evicted);
+        comes
     }
 
     fn pin(&self, bytes: u64) {
@@ -551,7 +555,13 @@ impl Cache {
         {
             disk.admit(&done);
         }
-        self.admit(Entry::object(Arc::clone(&done)));
+        let comes = self.admit(Entry::object(Arc::clone(&done)));
+        if let Some(disk) = &self.disk
+            && comes == Comes::Back
+            && Self::is_recordable(&done)
+        {
+            disk.admit(&done);
+        }
         // A purge may have come between the check and the replacement: look again, now that it can be found.
         if done.validity(self) == Validity::Gone {
             self.remove_purged(done.hash, |variant| variant.id() == done.id);
