@@ -1,7 +1,8 @@
 //! An origin of files that shows every wrong byte, and that misbehaves where it is told to.
 //!
 //! `/files/NAME/BYTES` answers with content that follows from path and version alone ([`content`]), under a strong entity
-//! tag, with ranges, tagged `Surrogate-Key: NAME`; [`Files::bump`] makes the next version of a path. Below `/lies/KIND/` it
+//! tag, with ranges, tagged `Surrogate-Key: NAME`; [`Files::bump`] makes the next version of a path; `/heads/NAME/BYTES` adds a
+//! field of 12 KB and `Vary: X-Variant`. Below `/lies/KIND/` it
 //! lies: see [`Files`]. Written on sockets, since no HTTP library would send such things.
 
 use std::{
@@ -15,6 +16,8 @@ use std::{
 
 /// Bytes sent before a held body waits.
 const HELD_AFTER: usize = 100_000;
+/// Padding of a large head.
+const HEAD_BYTES: usize = 12_000;
 /// Longest hold: a drill that forgot one must not hang.
 const HOLD_MAX: Duration = Duration::from_secs(60);
 
@@ -153,9 +156,13 @@ impl Files {
 
     /// The truth. Whether the connection goes on.
     fn answer(&self, asked: &Asked, mut stream: &TcpStream) -> io::Result<bool> {
-        let (name, length) = match asked.path.split('/').collect::<Vec<_>>()[..] {
-            ["", "files", name, bytes] => (name, bytes.parse::<usize>().ok()),
-            _ => ("", None),
+        let (name, length, more) = match asked.path.split('/').collect::<Vec<_>>()[..] {
+            ["", "files", name, bytes] => (name, bytes.parse::<usize>().ok(), String::new()),
+            ["", "heads", name, bytes] => {
+                let padding = "p".repeat(HEAD_BYTES);
+                (name, bytes.parse().ok(), format!("Vary: X-Variant\r\nX-Padding: {padding}\r\n"))
+            }
+            _ => ("", None, String::new()),
         };
         let Some(length) = length else {
             stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
@@ -164,7 +171,7 @@ impl Files {
         let version = self.version(&asked.path);
         let etag = format!("\"{version}\"");
         let common = format!(
-            "Date: {}\r\nCache-Control: max-age=3600\r\nETag: {etag}\r\nX-Version: {version}\r\nSurrogate-Key: {name}\r\n",
+            "Date: {}\r\nCache-Control: max-age=3600\r\nETag: {etag}\r\nX-Version: {version}\r\nSurrogate-Key: {name}\r\n{more}",
             date()
         );
         if asked.field("if-none-match") == Some(&etag) {

@@ -22,3 +22,8 @@ fn a_purge_covers_fetches_under_way() {
 fn a_restart_keeps_what_was_asked_for() {
     cache::restart_keeps_cache();
 }
+
+#[test]
+fn memory_stays_within_its_bound_under_a_hostile_mix() {
+    cache::memory_stays_bounded();
+}

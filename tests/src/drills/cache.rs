@@ -746,3 +746,71 @@ pub fn restart_keeps_cache() {
         say(&format!("{how}: serving after {:.1} s, {} hits, no fetch", ready.as_secs_f64(), count + 1));
     }
 }
+
+// -- memory
+
+/// What a process may take besides its memory tier: threads, buffers of connections and of fills under way.
+const BASE_BYTES: u64 = 48 << 20;
+
+/// All that costs memory at once: many sizes, variants, large heads, readers that don't read, clients that leave. What the
+/// process takes stays within its memory tier and a fifth, and a fixed base.
+pub fn memory_stays_bounded() {
+    const TIER_BYTES: u64 = 32 << 20;
+    let mut rig = Rig::started(&[
+        ("memory = \"8MiB\"", "memory = \"32MiB\""),
+        ("disk = \"32MiB\"", "disk = \"64MiB\""),
+    ]);
+    let (pid, pop) = (rig.edge().pid(), rig.pop);
+    let begins_with = resident_bytes(pid);
+    let idle: Vec<_> = (0..40)
+        .map(|at| {
+            visitor::begin(pop, &files::path(&format!("slow-{}", at % 4), 8 * MIB), &[])
+                .expect("a connection")
+        })
+        .collect();
+    let clients: Vec<_> = (0..6)
+        .map(|client| thread::spawn(move || (0..700).for_each(|at| visit_hostilely(pop, client, at))))
+        .collect();
+    let mut most = 0;
+    while !clients.iter().all(thread::JoinHandle::is_finished) {
+        most = most.max(resident_bytes(pid));
+        thread::sleep(Duration::from_millis(20));
+    }
+    for client in clients {
+        client.join().expect("every answer was right");
+    }
+    drop(idle);
+    let evicted = rig.count("memory_evicted");
+    let (most_mb, begins_mb) = (most / 1_000_000, begins_with / 1_000_000);
+    say(&format!(
+        "{most_mb} MB resident at most, {begins_mb} MB of them from the start; {evicted} objects left memory"
+    ));
+    assert!(evicted > 100, "the tier was full: {evicted} objects left it");
+    let allowed = begins_with + TIER_BYTES + TIER_BYTES / 5 + BASE_BYTES;
+    assert!(most <= allowed, "{most} bytes resident, {allowed} allowed");
+}
+
+fn visit_hostilely(pop: SocketAddr, client: usize, at: usize) {
+    let length = [10, 700, 1500, 5000, 700, 20_000, 250, 3000, 90_000, 1000][(client + at) % 10];
+    let path = files::path(&format!("h{client}-{at}"), length);
+    match at % 5 {
+        // A few URLs with ever new variants and heads of 12 KB.
+        0 => {
+            let path = format!("/heads/v{}/{length}", at % 50);
+            let variant = format!("{client}-{at}");
+            let got = visitor::get(pop, &path, &[("X-Variant", variant.as_str())]).expect("a response");
+            check(&path, 0, &got);
+        }
+        // Leaves at once.
+        1 => drop(visitor::begin(pop, &files::path(&format!("left{client}-{at}"), 400_000), &[])),
+        _ => {
+            let got = visitor::get(pop, &path, &[]).expect("a response");
+            check(&path, 0, &got);
+        }
+    }
+}
+
+fn resident_bytes(pid: u32) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).expect("it runs");
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
