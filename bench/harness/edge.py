@@ -1,15 +1,28 @@
 """The edge suite: a cache in front of the same origin, for everyone.
 
-Work is requests finished; all bodies of a case have one size, so a ratio of requests is a ratio of bytes.
-Hits are warmed before the clock starts. HAProxy's cache keeps whole objects in memory only and Varnish
-speaks no TLS here: cases a peer cannot do are skipped and said.
+Work is requests finished; all bodies of a case have one size (but for `longtail` and `zipf`, where sizes and order are the
+same for everyone), so a ratio of requests is a ratio of bytes. Hits are warmed before the clock starts. HAProxy's cache
+keeps whole objects in memory only and Varnish and ATS speak no TLS here: cases a peer cannot do are skipped and said.
+
+Cases that are no ratio of work print `figure <case> <who> <name> <median> <unit>`, ours and each peer's:
+
+    herd               1,000 clients (or NEARSIDE_HERD_CLIENTS) at once on one cold object of 100 MiB, origin's head after 100 ms
+    slow-clients       300 clients on files of 50 MB at 900 Mbit/s together
+    longtail, zipf     also the share of requests that did not reach the origin
+    memory-per-object  what a stored object of 1 KiB adds to the resident memory
+
+Every run has a directory of its own, and all are removed at the end: ext4 searches long for inodes when many were just
+freed, and charges that to whichever server creates files next.
 """
+import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
+import statistics
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -33,13 +46,37 @@ HITS = {
     "tls-handshake": ("tlsload", 1024, 32),
     "tls-resumed": ("tlsload", 1024, 32),
 }
-CASES = [*HITS, "miss-1k", "idle"]
+# Ratios of work, and figures: see below.
+MIXES = ["miss-1k", "longtail", "zipf"]
+FIGURES = ["herd", "slow-clients", "memory-per-object"]
+CASES = [*HITS, *MIXES, *FIGURES, "idle"]
+PEERS = ["nginx", "varnish", "haproxy", "ats"]
 BUILD = ["-p", "nearside-edge", "-p", "nearside-bench"]
-PEERS = ["nginx", "varnish", "haproxy"]
 ADDRESSES = {name: f"127.0.62.{n}" for n, name in enumerate(["ours", *PEERS], 1)}
 ORIGIN = ("127.0.62.30", 9000)
 HTTP, HTTPS = 8080, 8443
 TLS = ("wrk-tls", "h2load", "tlsload")
+# The memory tier of everyone; `zipf` asks for six times as much as it holds there.
+MEMORY_MIB = {"zipf": 64}
+HERD_CLIENTS = int(os.environ.get("NEARSIDE_HERD_CLIENTS", "1000"))
+HERD_BYTES, HERD_FIRST_BYTE_MS = 100 * MIB, 100
+SLOW_CLIENTS, SLOW_BYTES, SLOW_MBIT, SLOW_SECONDS = 300, 50_000_000, 900, 10
+LONGTAIL_SCRIPT = """\
+math.randomseed(7)
+request = function()
+  local item = math.random(5)
+  if math.random(100) > 96 then item = 5 + math.random(200) end
+  return wrk.format("GET", "/" .. (2048 + item * 512) .. "/item-" .. item)
+end
+"""
+ZIPF_SCRIPT = """\
+math.randomseed(7)
+local items = 24000
+request = function()
+  local item = math.floor(items ^ math.random())
+  return wrk.format("GET", "/" .. (8192 + item % 17 * 1024) .. "/item-" .. item)
+end
+"""
 MISS_SCRIPT = """\
 local n = 0
 local base = os.time() .. "-" .. math.random(1000000)
@@ -53,88 +90,212 @@ end
 
 def run(root: pathlib.Path, args) -> list:
     work = root / "target" / "bench" / "edge"
-    work.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
     tools = root / "target" / "release"
     certificate(work)
     for program, package in (("wrk", "wrk"), ("h2load", "nghttp2-client")):
         need(program, package)
     results = []
-    with Origin(work, tools):
+    try:
         for case in args.case or CASES:
-            if case == "idle":
-                results += [figure for name in ["ours", *(args.peer or PEERS)] for figure in idle_memory(name, work, tools)]
-                continue
-            for peer in args.peer or PEERS:
-                if reason := cannot(peer, case):
-                    print(f"skipped {case} {peer}: {reason}", flush=True)
-                    continue
-                results.append(alternate(
-                    case, peer, args.rounds,
-                    lambda: measure("ours", case, work, tools, args.seconds),
-                    lambda: measure(peer, case, work, tools, args.seconds),
-                ))
+            with Origin(work, tools, HERD_FIRST_BYTE_MS if case == "herd" else 0):
+                results += run_case(case, args, work, tools)
+    finally:
+        for home in work.glob("*.run"):
+            shutil.rmtree(home, ignore_errors=True)
+    return results
+
+
+def run_case(case: str, args, work: pathlib.Path, tools: pathlib.Path) -> list:
+    results = []
+    peers = []
+    for peer in args.peer or PEERS:
+        if reason := cannot(peer, case):
+            print(f"skipped {case} {peer}: {reason}", flush=True)
+        else:
+            peers.append(peer)
+    if case == "idle":
+        return [figure for name in ["ours", *peers] for figure in idle_memory(name, work, tools)]
+    if case in FIGURES:
+        return figures(case, ["ours", *peers], args.rounds, lambda who: FIGURE_OF[case](who, work, tools))
+    for peer in peers:
+        results.append(alternate(
+            case, peer, args.rounds,
+            lambda: measure("ours", case, work, tools, args.seconds),
+            lambda: measure(peer, case, work, tools, args.seconds),
+        ))
     return results
 
 
 def idle_memory(name: str, work: pathlib.Path, tools: pathlib.Path) -> list:
     """Prints and returns what idle connections cost, plain and over TLS."""
     idle.raise_file_limit()
-    figures = []
+    found = []
     for case, port in (("idle-plain", HTTP), ("idle-tls", HTTPS)):
-        if name == "varnish" and port == HTTPS:
+        if name in ("varnish", "ats") and port == HTTPS:
             continue
-        home = work / name
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        with Server(name, COMMANDS[name](home, tools, work), home) as server:
-            server.wait_ready(lambda: tcp_open(ADDRESSES[name], port))
+        with start(name, case, work, tools) as server:
             each = idle.bytes_per_connection(server, (ADDRESSES[name], port), HOST, "/1024/hit", port == HTTPS)
         print(f"figure {case} {name} {each:.0f} B", flush=True)
-        figures.append({"case": case, "who": name, "bytes": each})
-    return figures
+        found.append({"case": case, "who": name, "bytes": each})
+    return found
+
+
+def figures(case: str, everyone: list, rounds: int, measured) -> list:
+    """Measures everyone in turn, `rounds` times, and prints the medians."""
+    seen: dict = {}
+    for turn in range(rounds):
+        for who in everyone if turn % 2 == 0 else reversed(everyone):
+            for name, (value, unit) in measured(who).items():
+                seen.setdefault((who, name, unit), []).append(value)
+                print(f"  {case} {who} {turn + 1}/{rounds}: {name} {value:,.1f} {unit}", file=sys.stderr, flush=True)
+    for (who, name, unit), values in seen.items():
+        print(f"figure {case} {who} {name} {statistics.median(values):.1f} {unit}", flush=True)
+    return [{"case": case, "who": who, "figure": name, "unit": unit, "values": values}
+            for (who, name, unit), values in seen.items()]
 
 
 def cannot(peer: str, case: str) -> str | None:
     load = HITS.get(case, ("wrk", 0, 0))[0]
-    if peer == "varnish" and load in TLS:
-        return "Varnish does not terminate TLS"
-    if peer == "haproxy" and case == "h1-100m-disk":
-        return "HAProxy caches in memory only"
+    if peer in ("varnish", "ats") and load in TLS:
+        return f"{peer} does not terminate TLS here"
+    if peer == "haproxy" and case in ("h1-100m-disk", "herd", "slow-clients"):
+        return "HAProxy caches in memory only, and nothing of that size"
     return None
+
+
+RUNS = itertools.count(1)
+
+
+def start(name: str, case: str, work: pathlib.Path, tools: pathlib.Path) -> Server:
+    """The server with an empty cache, in a directory of its own."""
+    home = work / f"{name}-{next(RUNS)}.run"
+    home.mkdir(parents=True)
+    if tcp_open(ADDRESSES[name], HTTP):
+        raise Failure(f"something else listens on {ADDRESSES[name]}:{HTTP}: does another benchmark run?")
+    server = Server(name, COMMANDS[name](home, tools, work, MEMORY_MIB.get(case, 1024)), home, ENVIRONMENT.get(name, lambda _: {})(home))
+    address = ADDRESSES[name]
+    try:
+        server.wait_ready(lambda: tcp_open(address, HTTP) and (name in ("varnish", "ats") or tcp_open(address, HTTPS)))
+        if name == "ats":
+            wait_for_answer(address)
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+def wait_for_answer(address: str) -> None:
+    """ATS opens its port before its cache."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return fetch(address, "/16/ready")
+        except OSError:
+            if time.monotonic() > deadline:
+                raise Failure(f"no answer from {address}") from None
+            time.sleep(0.1)
 
 
 def measure(name: str, case: str, work: pathlib.Path, tools: pathlib.Path, seconds: float) -> float:
     """Starts the server with an empty cache, warms it, returns requests per second of its CPU."""
-    home = work / name
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
     address = ADDRESSES[name]
-    with Server(name, COMMANDS[name](home, tools, work), home) as server:
-        server.wait_ready(lambda: tcp_open(address, HTTP) and (name == "varnish" or tcp_open(address, HTTPS)))
+    with start(name, case, work, tools) as server:
         if case in HITS:
             path = f"/{HITS[case][1]}/hit"
             for _ in range(3):
                 fetch(address, path)
-        load(case, address, tools, work, min(0.5, seconds))
-        before = server.cpu_seconds()
+        # A mix has to find its balance first.
+        load(case, address, tools, work, seconds if case in ("longtail", "zipf") else min(0.5, seconds))
+        before, asked = server.cpu_seconds(), asked_of_origin()
         done = load(case, address, tools, work, seconds)
-        used = server.cpu_seconds() - before
+        used, asked = server.cpu_seconds() - before, asked_of_origin() - asked
     if done == 0 or used == 0:
-        raise Failure(f"{name} finished nothing in case {case}; see {home}")
+        raise Failure(f"{name} finished nothing in case {case}; see {server.log.name}")
+    if case == "miss-1k" and asked < 0.95 * done:
+        raise Failure(f"{name} answered {done} misses with {asked} fetches: it does not miss")
+    if case in ("longtail", "zipf"):
+        print(f"figure {case} {name} hits {100 * (1 - asked / done):.2f} %", flush=True)
     return done / used
+
+
+def herd(name: str, work: pathlib.Path, tools: pathlib.Path) -> dict:
+    with start(name, "herd", work, tools) as server:
+        fetch(ADDRESSES[name], "/1024/warm-up")
+        before, asked = server.cpu_seconds(), asked_of_origin()
+        report = bodies(name, tools, f"/{HERD_BYTES}/herd", "--clients", HERD_CLIENTS)
+        used, asked = server.cpu_seconds() - before, asked_of_origin() - asked
+        peak = server.resident_bytes()
+    return {
+        "origin-fetches": (asked, "fetches"),
+        "failed": (report["failed"], "clients"),
+        "first-byte-median": (report["first_byte_ms"]["median"], "ms"),
+        "first-byte-max": (report["first_byte_ms"]["max"], "ms"),
+        "total-median": (report["total_ms"]["median"], "ms"),
+        "total-max": (report["total_ms"]["max"], "ms"),
+        "cpu": (used, "s"),
+        "resident": (peak / MIB, "MiB"),
+    }
+
+
+def slow_clients(name: str, work: pathlib.Path, tools: pathlib.Path) -> dict:
+    """Ten files among the clients would be the same to the server: one keeps the load simple."""
+    with start(name, "slow-clients", work, tools) as server:
+        for _ in range(2):
+            fetch(ADDRESSES[name], f"/{SLOW_BYTES}/slow")
+        before, began = server.cpu_seconds(), time.monotonic()
+        report = bodies(name, tools, f"/{SLOW_BYTES}/slow", "--clients", SLOW_CLIENTS, "--total-mbit", SLOW_MBIT,
+                        "--seconds", SLOW_SECONDS)
+        used, took = server.cpu_seconds() - before, time.monotonic() - began
+        resident = server.resident_bytes()
+    return {
+        "rate": (report["bytes"] * 8 / 1e6 / took, "Mbit/s"),
+        "failed": (report["failed"], "clients"),
+        "cpu": (100 * used / took, "% of a core"),
+        "resident": (resident / MIB, "MiB"),
+    }
+
+
+def bodies(name: str, tools: pathlib.Path, path: str, *options) -> dict:
+    return json.loads(client(["taskset", "-c", LOAD_CORE, str(tools / "bodyload"), f"{ADDRESSES[name]}:{HTTP}", HOST,
+                              path, *map(str, options)]))
+
+
+def memory_per_object(name: str, work: pathlib.Path, tools: pathlib.Path) -> dict:
+    with start(name, "memory-per-object", work, tools) as server:
+        # Buffers and pools are there already when the first object is counted.
+        load("miss-1k", ADDRESSES[name], tools, work, 1)
+        before, asked = server.resident_bytes(), asked_of_origin()
+        load("miss-1k", ADDRESSES[name], tools, work, 4)
+        after, asked = server.resident_bytes(), asked_of_origin() - asked
+    return {"resident": ((after - before) / max(1, asked), "bytes"), "objects": (asked, "objects")}
+
+
+FIGURE_OF = {
+    "herd": herd,
+    "slow-clients": slow_clients,
+    "memory-per-object": memory_per_object,
+}
+
+
+def asked_of_origin() -> int:
+    with urllib.request.urlopen(f"http://{ORIGIN[0]}:{ORIGIN[1]}/count", timeout=10) as answer:
+        return int(answer.read())
 
 
 def load(case: str, address: str, tools: pathlib.Path, work: pathlib.Path, seconds: float) -> int:
     """Requests finished well; a single failed one is a Failure."""
-    kind, size, connections = HITS.get(case, ("wrk-miss", 1024, 64))
+    kind, size, connections = HITS.get(case, ("wrk-script", 1024, 64))
     path = f"/{size}/hit"
     pin = ["taskset", "-c", LOAD_CORE]
     if kind.startswith("wrk"):
         scheme, port = ("https", HTTPS) if kind == "wrk-tls" else ("http", HTTP)
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-H", f"Host: {HOST}"]
-        if kind == "wrk-miss":
-            (work / "miss.lua").write_text(MISS_SCRIPT)
-            command += ["-s", str(work / "miss.lua")]
+        if kind == "wrk-script":
+            script = work / f"{case}.lua"
+            script.write_text({"longtail": LONGTAIL_SCRIPT, "zipf": ZIPF_SCRIPT}.get(case, MISS_SCRIPT))
+            command += ["-s", str(script)]
         out = client([*pin, *command, f"{scheme}://{address}:{port}{path}"])
         if bad := re.search(r"Non-2xx.*?(\d+)|Socket errors: connect ([1-9]\d*)", out):
             raise Failure(f"{case}: {bad.group(0)}")
@@ -172,11 +333,12 @@ def fetch(address: str, path: str) -> None:
 class Origin:
     """The origin shared by everybody; it runs on the load's core, away from the measured one."""
 
-    def __init__(self, work: pathlib.Path, tools: pathlib.Path):
+    def __init__(self, work: pathlib.Path, tools: pathlib.Path, first_byte_ms: int):
         address, port = ORIGIN
         self.log = open(work / "origin.log", "ab")
         self.process = subprocess.Popen(
-            ["taskset", "-c", LOAD_CORE, tools / "benchorigin", f"{address}:{port}"],
+            ["taskset", "-c", LOAD_CORE, tools / "benchorigin", f"{address}:{port}",
+             "--first-byte-ms", str(first_byte_ms)],
             stdout=self.log, stderr=self.log,
         )
         deadline = time.monotonic() + 10
@@ -206,12 +368,12 @@ def certificate(work: pathlib.Path) -> None:
     (work / "both.pem").write_text((work / "cert.pem").read_text() + (work / "key.pem").read_text())
 
 
-def ours(home, tools, work):
+def ours(home, tools, work, memory_mib):
     address = ADDRESSES["ours"]
     (home / "nearside.toml").write_text(
         f'version = 1\nfleet = "bench"\n[pop.bench]\nlocation = [50.11, 8.68]\nipv4 = ["{address}"]\n'
         f'http = ["{address}:{HTTP}"]\nhttps = ["{address}:{HTTPS}"]\nworkers = 1\n'
-        f'memory = "1GiB"\ncache_dir = "{home}/cache"\ndisk = "8GiB"\n'
+        f'memory = "{memory_mib}MiB"\ncache_dir = "{home}/cache"\ndisk = "8GiB"\n'
         f'[site.www]\nhosts = ["{HOST}"]\norigin = "http://{ORIGIN[0]}:{ORIGIN[1]}"\n'
         f'tls = {{ certificate = "{work}/cert.pem", key = "{work}/key.pem" }}\n'
     )
@@ -219,7 +381,8 @@ def ours(home, tools, work):
             "--state-dir", home / "state"]
 
 
-def nginx(home, _tools, work):
+def nginx(home, _tools, work, _memory_mib):
+    """Its memory is the page cache, which no bound holds: in case `zipf` all of it fits there."""
     address = ADDRESSES["nginx"]
     user = "user root;" if os.geteuid() == 0 else ""
     (home / "nginx.conf").write_text(f"""\
@@ -232,7 +395,7 @@ http {{
   open_file_cache max=10000 inactive=300s; open_file_cache_valid 300s;
   client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/f;
   uwsgi_temp_path {home}/u; scgi_temp_path {home}/s;
-  proxy_cache_path {home}/cache levels=1:2 keys_zone=c:64m max_size=8g inactive=1h use_temp_path=off;
+  proxy_cache_path {home}/cache levels=1:2 keys_zone=c:256m max_size=8g inactive=1h use_temp_path=off;
   proxy_max_temp_file_size 0;
   upstream origin {{ server {ORIGIN[0]}:{ORIGIN[1]}; keepalive 128; }}
   server {{
@@ -243,7 +406,7 @@ http {{
     location / {{
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_set_header Host $host;
-      proxy_cache c; proxy_cache_lock on; proxy_cache_background_update on;
+      proxy_cache c; proxy_cache_lock on; proxy_cache_lock_timeout 120s; proxy_cache_lock_age 120s; proxy_cache_background_update on;
       proxy_cache_use_stale updating error timeout; add_header X-Cache-Status $upstream_cache_status;
     }}
   }}
@@ -252,16 +415,16 @@ http {{
     return [need("nginx", "nginx-light"), "-p", home, "-c", home / "nginx.conf"]
 
 
-def varnish(home, _tools, _work):
+def varnish(home, _tools, _work, memory_mib):
     (home / "default.vcl").write_text(
         'vcl 4.1;\nbackend default { .host = "%s"; .port = "%d"; .max_connections = 256; }\n' % ORIGIN
     )
     return [need("varnishd", "varnish"), "-F", "-n", home / "n", "-a", f"{ADDRESSES['varnish']}:{HTTP}",
-            "-f", home / "default.vcl", "-s", "malloc,2G", "-p", "default_ttl=0", "-p", "thread_pools=1",
+            "-f", home / "default.vcl", "-s", f"malloc,{memory_mib}M", "-p", "default_ttl=0", "-p", "thread_pools=1",
             "-p", "thread_pool_min=100"]
 
 
-def haproxy(home, _tools, work):
+def haproxy(home, _tools, work, memory_mib):
     """maxconn stays below 9000 (open files are limited); the object limit fits one MiB and its head."""
     address = ADDRESSES["haproxy"]
     (home / "haproxy.cfg").write_text(f"""\
@@ -277,7 +440,7 @@ defaults
   timeout connect 5s
   http-reuse always
 cache c
-  total-max-size 1024
+  total-max-size {memory_mib}
   max-object-size 4000000
   max-age 3600
   process-vary on
@@ -293,4 +456,35 @@ backend b
     return [need("haproxy", "haproxy"), "-f", home / "haproxy.cfg"]
 
 
-COMMANDS = {"ours": ours, "nginx": nginx, "varnish": varnish, "haproxy": haproxy}
+def ats(home, _tools, _work, memory_mib):
+    """One event thread; the directories of an installation are named by a runroot file."""
+    for name in ("etc", "run", "log", "cache"):
+        (home / name).mkdir()
+    (home / "runroot.yaml").write_text("".join(f"{name}: {path}\n" for name, path in {
+        "prefix": home, "exec_prefix": "/usr", "bindir": "/usr/bin", "sbindir": "/usr/bin", "sysconfdir": home / "etc",
+        "datadir": home / "cache", "includedir": "/usr/include", "libdir": "/usr/lib",
+        "libexecdir": "/usr/lib/trafficserver/modules", "localstatedir": home, "runtimedir": home / "run",
+        "logdir": home / "log", "cachedir": home / "cache",
+    }.items()))
+    (home / "etc" / "records.config").write_text("".join(f"CONFIG proxy.config.{line}\n" for line in (
+        f"http.server_ports STRING {HTTP}:ip-in={ADDRESSES['ats']}",
+        "exec_thread.autoconfig INT 0", "exec_thread.limit INT 1", "accept_threads INT 0", "task_threads INT 1",
+        "admin.user_id STRING #-1", f"cache.ram_cache.size INT {memory_mib * MIB}", "log.logging_enabled INT 0",
+        "url_remap.pristine_host_hdr INT 1", "http.wait_for_cache INT 1", "http.cache.required_headers INT 2",
+        "http.keep_alive_no_activity_timeout_in INT 300", "cache.enable_read_while_writer INT 1",
+        "http.background_fill_completed_threshold FLOAT 0.0", "http.background_fill_active_timeout INT 0",
+        "cache.max_doc_size INT 0", "cache.min_average_object_size INT 2000",
+        "http.cache.open_read_retry_time INT 10", "http.cache.max_open_read_retries INT 10000",
+    )))
+    (home / "etc" / "remap.config").write_text(f"map / http://{ORIGIN[0]}:{ORIGIN[1]}/\n")
+    (home / "etc" / "storage.config").write_text(f"{home}/cache 4G\n")
+    (home / "etc" / "ip_allow.yaml").write_text(
+        "ip_allow:\n  - apply: in\n    ip_addrs: 127.0.0.0/8\n    action: allow\n    methods: ALL\n"
+        "  - apply: out\n    ip_addrs: 127.0.0.0/8\n    action: allow\n    methods: ALL\n"
+    )
+    return [need("traffic_server", "trafficserver")]
+
+
+# What a server is told by its environment.
+ENVIRONMENT = {"ats": lambda home: {"TS_RUNROOT": str(home / "runroot.yaml")}}
+COMMANDS = {"ours": ours, "nginx": nginx, "varnish": varnish, "haproxy": haproxy, "ats": ats}

@@ -3,6 +3,7 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -28,6 +29,8 @@ def main(doc: str) -> int:
     parser.add_argument("--no-build", action="store_true", help="use the release binaries as they are")
     args = parser.parse_args()
     suite = SUITES[args.suite]
+    # Ended from outside, it still stops the servers it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for wanted, known, what in ((args.case, suite.CASES, "case"), (args.peer, suite.PEERS, "peer")):
         for name in wanted or []:
             if name not in known:
