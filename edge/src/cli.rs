@@ -10,6 +10,7 @@ use nearside_node::{
 };
 
 use crate::{
+    alt_svc::Quic,
     daemon::EdgeDaemon,
     site::Sites,
     tls::{
@@ -77,7 +78,8 @@ fn check(args: &CheckArgs) -> ExitCode {
         }
     };
     let config = &loaded.config;
-    let mut mistakes = Sites::build(&config.sites, &config.geoip, None, 1).err().unwrap_or_default();
+    let mut mistakes =
+        Sites::build(&config.sites, &config.geoip, None, 1, Quic::Silent).err().unwrap_or_default();
     if config.pops.is_empty() {
         mistakes.push(format!("{}: no [pop.NAME]: no edge can be started from it", args.fleet.display()));
     }

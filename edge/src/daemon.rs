@@ -21,9 +21,10 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
+    alt_svc::Quic,
     cache::{self, Cache},
     control,
-    listen::{Bound, Endpoint, Front, Listeners, Speaks},
+    listen::{self, Bound, Endpoint, Front, Listeners, Speaks},
     load, metrics, origin,
     request::{self, Edge, Identity, Serving},
     site::Sites,
@@ -98,8 +99,8 @@ impl EdgeDaemon {
         };
         let last = self.current.load_full();
         let last_sites = last.as_ref().map(|last| &*last.sites);
-        let sites =
-            Sites::build(&config.sites, &config.geoip, last_sites, workers(pop)).map_err(Refusal::all)?;
+        let sites = Sites::build(&config.sites, &config.geoip, last_sites, workers(pop), quic(pop))
+            .map_err(Refusal::all)?;
         let table = self.resolver.table();
         let (table, problems) = tls::load_table(config.sites.values(), Some(&table), SystemTime::now());
         let endpoints = endpoints(pop);
@@ -137,7 +138,9 @@ impl EdgeDaemon {
         edge.sites.store(current.sites.clone());
         let tls = tls::server_config(self.resolver.clone())
             .map_err(|error| StartError(format!("TLS can't be set up: {error}")))?;
-        let front = Front::new(edge.clone(), tls, self.resolver.clone(), self.front_stats.clone());
+        let quic = listen::quic::Quic::new(&tls)
+            .map_err(|error| StartError(format!("QUIC can't be set up: {error}")))?;
+        let front = Front::new(edge.clone(), tls, quic, self.resolver.clone(), self.front_stats.clone());
         let listeners = Listeners::start(front.clone(), workers)
             .map_err(|error| StartError(format!("no worker threads: {error}")))?;
         let warmer = Warmer::new(edge.clone());
@@ -155,10 +158,15 @@ fn workers(pop: &config::Pop) -> usize {
     pop.workers.unwrap_or_else(cores).max(1)
 }
 
+fn quic(pop: &config::Pop) -> Quic {
+    if pop.http3 { Quic::Spoken } else { Quic::Silent }
+}
+
 fn endpoints(pop: &config::Pop) -> Vec<Endpoint> {
     let http = pop.http.iter().map(|&address| (address, Speaks::Http));
     let https = pop.https.iter().map(|&address| (address, Speaks::Https));
-    http.chain(https).collect()
+    let quic = pop.https.iter().filter(|_| pop.http3).map(|&address| (address, Speaks::Quic));
+    http.chain(https).chain(quic).collect()
 }
 
 impl Daemon for EdgeDaemon {

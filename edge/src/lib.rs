@@ -1,4 +1,5 @@
 //! nearside-edge: the caching edge of every PoP.
+pub mod alt_svc;
 pub mod cache;
 pub mod cli;
 pub mod control;

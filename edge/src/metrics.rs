@@ -84,6 +84,13 @@ impl EdgeCollector {
             "TLS handshakes for names without a certificate",
             self.resolver.refused.load(Relaxed),
         )?;
+        counter(
+            encoder,
+            "quic_retries",
+            "QUIC clients asked to prove their address first",
+            stats.retries.load(Relaxed),
+        )?;
+        counter(encoder, "http3_requests", "Requests over HTTP/3", stats.http3_requests.load(Relaxed))?;
         let mut family = encoder.encode_descriptor(
             "turned_away",
             "Connections ended by a limit or deadline",

@@ -185,6 +185,7 @@ mod tests {
             origins: Vec::new(),
             balance: Some(balance),
             tls: None,
+            http3: Default::default(),
             cache: Default::default(),
         }
     }

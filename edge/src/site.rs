@@ -11,6 +11,7 @@ use std::{
 use nearside_fleet::config;
 
 use crate::{
+    alt_svc::{AltSvc, Quic},
     origin::{Credentials, Origins, Secret, Trust},
     place::Places,
     policy::Rules,
@@ -29,6 +30,8 @@ pub struct Site {
     pub stats: Arc<SiteStats>,
     /// Its host names, as configured.
     pub hosts: Vec<String>,
+    /// What its clients are told of HTTP/3.
+    pub http3: AltSvc,
 }
 
 /// All sites by host.
@@ -50,6 +53,7 @@ impl Sites {
         geoip: &config::Geoip,
         last: Option<&Sites>,
         workers: usize,
+        quic: Quic,
     ) -> Result<Sites, Vec<String>> {
         let mut sites = Sites::default();
         let mut mistakes = Vec::new();
@@ -57,7 +61,7 @@ impl Sites {
             .map_err(|error| vec![format!("rules by place: {error}")])?;
         for (name, site) in configured {
             let last = last.and_then(|last| last.by_name.get(name));
-            match Site::build(site, &places, last, workers) {
+            match Site::build(site, &places, last, workers, quic) {
                 Ok(built) => sites.insert(Arc::new(built)),
                 Err(error) => mistakes.push(format!("site {name}: origin: {error}")),
             }
@@ -95,6 +99,7 @@ impl Site {
         places: &Arc<Places>,
         last: Option<&Arc<Site>>,
         workers: usize,
+        quic: Quic,
     ) -> Result<Site, String> {
         let load = |origin: &config::Origin| -> Result<Credentials, String> {
             let trust = Trust::load(origin.ca.as_deref()).map_err(|error| error.to_string())?;
@@ -110,6 +115,7 @@ impl Site {
             rules: Rules::from(&site.cache),
             stats: last.map_or_else(|| SiteStats::new(workers), |last| last.stats.clone()),
             hosts: site.hosts.clone(),
+            http3: AltSvc::new(site.http3, quic),
         })
     }
 }

@@ -190,11 +190,13 @@ pub enum Turned {
     Idle,
     /// `accept` failed.
     Accept,
+    /// An HTTP/3 frame that must be read whole was too long for that.
+    FrameTooLong,
 }
 
 impl Turned {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Turned; 11] = [
+    pub const ALL: [Turned; 12] = [
         Turned::Connections,
         Turned::ConnectionsOfClient,
         Turned::Handshakes,
@@ -206,6 +208,7 @@ impl Turned {
         Turned::Gone,
         Turned::Idle,
         Turned::Accept,
+        Turned::FrameTooLong,
     ];
 
     /// The metric label.
@@ -222,6 +225,7 @@ impl Turned {
             Turned::Gone => "client_gone",
             Turned::Idle => "idle",
             Turned::Accept => "accept",
+            Turned::FrameTooLong => "h3_frame_max",
         }
     }
 }
@@ -231,6 +235,10 @@ impl Turned {
 pub struct FrontStats {
     turned: [AtomicU64; Turned::ALL.len()],
     violations: [AtomicU64; Violation::ALL.len()],
+    /// Clients asked to prove their address before a QUIC handshake.
+    pub retries: CachePadded<AtomicU64>,
+    /// Requests over HTTP/3.
+    pub http3_requests: CachePadded<AtomicU64>,
     /// Connections accepted.
     pub accepted: CachePadded<AtomicU64>,
     /// Handshakes completed, of which resumed.

@@ -105,6 +105,8 @@ pub struct Pop {
     pub http: Vec<SocketAddr>,
     /// TLS listeners of its edge (HTTP/1.1 and HTTP/2 by ALPN).
     pub https: Vec<SocketAddr>,
+    /// Whether HTTP/3 is spoken on UDP at the addresses and ports of `https`.
+    pub http3: bool,
     /// Control listener of its edge (mutual TLS once the node has an identity).
     pub control: Option<SocketAddr>,
     /// Separate plain listener for `/metrics` only.
@@ -347,8 +349,25 @@ pub struct Site {
     pub balance: Option<Balance>,
     /// Certificate, if the site is served over TLS.
     pub tls: Option<SiteTls>,
+    /// Whether clients may use HTTP/3 for it.
+    pub http3: Http3,
     /// Caching rules of the site.
     pub cache: SiteCache,
+}
+
+/// Whether clients may use HTTP/3 for a site, and what they are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Http3 {
+    /// They may not, and never could: nothing is said of it.
+    #[default]
+    Never,
+    /// They may no longer: what they remember of it is cleared.
+    Off,
+    /// They may, at PoPs that speak it, and may remember that for so long.
+    On {
+        /// `ma` of `Alt-Svc`.
+        max_age: Duration,
+    },
 }
 
 /// Where a site's certificate comes from.

@@ -38,6 +38,7 @@ fn pop(name: &str, at: (f64, f64), number: u8) -> Pop {
         ipv6: vec![Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into())],
         http: vec![],
         https: vec![],
+        http3: false,
         control: None,
         metrics: None,
         bias_km: 0.0,

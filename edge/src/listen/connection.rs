@@ -54,9 +54,11 @@ pub struct Client {
     pub waiting: AtomicU32,
     /// Whether the connection has become a tunnel.
     pub tunnel: AtomicBool,
-    requests: AtomicU64,
-    retire: Notify,
+    pub(super) requests: AtomicU64,
+    pub(super) retire: Notify,
     scheme: &'static str,
+    /// Whether it came over QUIC.
+    quic: bool,
     /// Held by a tunnel too, which outlives hyper's part in the connection. `None`: no connection.
     _place: Option<Admitted>,
 }
@@ -70,9 +72,28 @@ pub struct ClientTls {
 }
 
 impl Client {
-    fn new(peer: SocketAddr, local: SocketAddr, tls: Option<ClientTls>, place: Admitted) -> Arc<Self> {
+    pub(super) fn new(
+        peer: SocketAddr,
+        local: SocketAddr,
+        tls: Option<ClientTls>,
+        place: Admitted,
+    ) -> Arc<Self> {
+        Arc::new(Self::of(peer, local, tls, place))
+    }
+
+    /// A client that came over QUIC.
+    pub(super) fn over_quic(
+        peer: SocketAddr,
+        local: SocketAddr,
+        tls: ClientTls,
+        place: Admitted,
+    ) -> Arc<Self> {
+        Arc::new(Client { quic: true, ..Self::of(peer, local, Some(tls), place) })
+    }
+
+    fn of(peer: SocketAddr, local: SocketAddr, tls: Option<ClientTls>, place: Admitted) -> Self {
         let is_tls = tls.is_some();
-        Arc::new(Client {
+        Client {
             peer,
             local,
             tls,
@@ -82,8 +103,9 @@ impl Client {
             requests: AtomicU64::new(0),
             retire: Notify::new(),
             scheme: if is_tls { "https" } else { "http" },
+            quic: false,
             _place: Some(place),
-        })
+        }
     }
 
     /// This edge itself, fetching ahead of its clients: from its own address, over no connection.
@@ -99,6 +121,7 @@ impl Client {
             requests: AtomicU64::new(0),
             retire: Notify::new(),
             scheme,
+            quic: false,
             _place: None,
         })
     }
@@ -106,6 +129,11 @@ impl Client {
     /// `https` or `http`.
     pub fn scheme(&self) -> &'static str {
         self.scheme
+    }
+
+    /// Whether it came over QUIC.
+    pub fn is_quic(&self) -> bool {
+        self.quic
     }
 }
 
@@ -130,7 +158,7 @@ impl Drop for Waiting<'_> {
 pub struct InFlight(Arc<Client>);
 
 impl InFlight {
-    fn new(client: Arc<Client>) -> Self {
+    pub(super) fn new(client: Arc<Client>) -> Self {
         client.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(client)
     }
@@ -241,7 +269,7 @@ where
 
 /// Completes once a connection that was told to end has had nothing under way for [`LINGER`]: its client
 /// may have sent no preface yet, or never answer our GOAWAY.
-async fn quiet(client: &Client) {
+pub(super) async fn quiet(client: &Client) {
     let mut idle = false;
     loop {
         tokio::time::sleep(LINGER).await;

@@ -72,6 +72,37 @@ pub const REQUESTS_MAX: u64 = 10_000;
 /// Streams at once on an h2 connection.
 pub const STREAMS_MAX: u32 = 128;
 
+/// Streams of one direction an HTTP/3 client may have open: control, two for QPACK, and some of no meaning to us.
+pub const UNI_STREAMS_MAX: u32 = 8;
+
+/// Bytes of an HTTP/3 frame that is no DATA: h3 keeps it whole. A head past [`HEAD_BYTES_MAX`] but within this is
+/// answered (431), a longer one is not read.
+pub const H3_FRAME_BYTES_MAX: u64 = 64 * 1024;
+
+/// Request heads of one HTTP/3 connection that are read at a time: what slow ones hold is this times
+/// [`H3_FRAME_BYTES_MAX`].
+pub const H3_HEADS_MAX: usize = 8;
+
+/// Bytes of a response given to QUIC at once: a client must take so much within [`WRITE_STALL_TIMEOUT`], 1.1 KB/s.
+pub const H3_SEND_BYTES: usize = 32 * 1024;
+
+/// Bytes of responses that a QUIC connection keeps until the client has confirmed them: 100 ms at 84 Mbit/s. What
+/// its flow control does not allow yet is not taken at all.
+pub const QUIC_SEND_BYTES: u64 = 1024 * 1024;
+
+/// Bytes of a QUIC handshake that came out of order. A ClientHello is 2 KB with post-quantum keys.
+pub const QUIC_CRYPTO_BYTES: usize = 16 * 1024;
+
+/// QUIC connections whose first datagram is not decided over yet, per worker and address.
+pub const QUIC_INCOMING_MAX: usize = 1024;
+
+/// Bytes of further datagrams kept for each of them; 64 times this for all.
+pub const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
+
+/// Handshakes under way above which QUIC clients prove their address first (RFC 9000 section 8.1.2): one round trip
+/// more for them, and nothing for who made its address up.
+pub const QUIC_RETRY_ABOVE: usize = 128;
+
 /// Streams an h2 client may have reset before we accepted them: rapid reset (CVE-2023-44487).
 pub const PENDING_RESETS_MAX: usize = 32;
 

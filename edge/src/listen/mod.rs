@@ -9,6 +9,7 @@ pub mod coalesce;
 pub mod connection;
 mod http1;
 pub mod limits;
+pub mod quic;
 pub mod wire;
 
 use std::{
@@ -29,7 +30,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use self::limits::Admission;
+use self::{limits::Admission, quic::Quic};
 use crate::{
     request::Edge,
     stats::{FrontStats, Turned},
@@ -53,6 +54,8 @@ pub enum Speaks {
     Http,
     /// TLS, then what ALPN settles.
     Https,
+    /// HTTP/3 over QUIC.
+    Quic,
 }
 
 impl Speaks {
@@ -61,6 +64,7 @@ impl Speaks {
         match self {
             Speaks::Http => "HTTP",
             Speaks::Https => "HTTPS",
+            Speaks::Quic => "HTTP/3",
         }
     }
 }
@@ -71,6 +75,8 @@ pub struct Front {
     pub edge: Arc<Edge>,
     /// The server side of TLS.
     pub tls: Arc<ServerConfig>,
+    /// That of QUIC.
+    pub quic: Quic,
     /// Certificates by name.
     pub resolver: Arc<Resolver>,
     /// What listeners count.
@@ -87,18 +93,25 @@ impl Front {
     pub fn new(
         edge: Arc<Edge>,
         tls: Arc<ServerConfig>,
+        quic: Quic,
         resolver: Arc<Resolver>,
         stats: Arc<FrontStats>,
     ) -> Arc<Self> {
         Arc::new(Front {
             edge,
             tls,
+            quic,
             resolver,
             stats,
             admission: Arc::default(),
             draining: CancellationToken::new(),
             handshakes: Arc::default(),
         })
+    }
+
+    /// Handshakes under way.
+    fn handshakes(&self) -> usize {
+        self.handshakes.load(Ordering::Relaxed)
     }
 
     fn begin_handshake(&self) -> Option<Handshake> {
@@ -122,7 +135,22 @@ pub type Endpoint = (SocketAddr, Speaks);
 /// Sockets of one endpoint, one per worker, bound and listening but not yet accepted from.
 pub struct Bound {
     endpoint: Endpoint,
-    sockets: Vec<std::net::TcpListener>,
+    sockets: Vec<Bare>,
+}
+
+/// A socket that no worker has yet.
+enum Bare {
+    Stream(std::net::TcpListener),
+    Datagram(std::net::UdpSocket, quic::socket::Place),
+}
+
+impl Bare {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Bare::Stream(socket) => socket.local_addr(),
+            Bare::Datagram(socket, _) => socket.local_addr(),
+        }
+    }
 }
 
 /// Workers and what they listen on.
@@ -140,7 +168,7 @@ struct Active {
 }
 
 struct Work {
-    socket: std::net::TcpListener,
+    socket: Bare,
     speaks: Speaks,
     stop: CancellationToken,
 }
@@ -227,6 +255,13 @@ impl Listeners {
 }
 
 fn bind(endpoint: Endpoint, workers: usize) -> io::Result<Bound> {
+    if endpoint.1 == Speaks::Quic {
+        let sockets = quic::socket::bind(endpoint.0, workers)?;
+        let of = sockets.len();
+        let placed = sockets.into_iter().enumerate();
+        let sockets = placed.map(|(index, socket)| Bare::Datagram(socket, quic::socket::Place { index, of }));
+        return Ok(Bound { endpoint, sockets: sockets.collect() });
+    }
     // SO_REUSEPORT would let a second edge of the same user share the address by mistake, each getting
     // half of the connections. A socket without it finds out.
     if endpoint.0.port() != 0 {
@@ -237,7 +272,7 @@ fn bind(endpoint: Endpoint, workers: usize) -> io::Result<Bound> {
     for _ in 0..workers {
         let socket = open(address, Sharing::Workers)?;
         address = socket.local_addr()?;
-        sockets.push(socket);
+        sockets.push(Bare::Stream(socket));
     }
     Ok(Bound { endpoint, sockets })
 }
@@ -270,11 +305,16 @@ fn open(address: SocketAddr, sharing: Sharing) -> io::Result<std::net::TcpListen
 /// fills belong to its runtime.
 async fn work(front: Arc<Front>, mut receiver: mpsc::UnboundedReceiver<Work>) {
     while let Some(work) = receiver.recv().await {
-        match TcpListener::from_std(work.socket) {
-            Ok(listener) => {
-                tokio::spawn(accept(front.clone(), listener, work.speaks, work.stop));
+        match work.socket {
+            Bare::Datagram(socket, place) => {
+                tokio::spawn(quic::serve(front.clone(), socket, place, work.stop));
             }
-            Err(error) => tracing::error!(%error, "a listening socket can't be polled"),
+            Bare::Stream(socket) => match TcpListener::from_std(socket) {
+                Ok(listener) => {
+                    tokio::spawn(accept(front.clone(), listener, work.speaks, work.stop));
+                }
+                Err(error) => tracing::error!(%error, "a listening socket can't be polled"),
+            },
         }
     }
 }
@@ -302,7 +342,7 @@ async fn accept(front: Arc<Front>, listener: TcpListener, speaks: Speaks, stop: 
         let front = front.clone();
         match speaks {
             Speaks::Http => tokio::spawn(connection::serve_plain(front, stream, peer, place)),
-            Speaks::Https => tokio::spawn(connection::serve_tls(front, stream, peer, place)),
+            Speaks::Https | Speaks::Quic => tokio::spawn(connection::serve_tls(front, stream, peer, place)),
         };
     }
 }

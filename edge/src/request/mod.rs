@@ -336,6 +336,12 @@ fn finish(exchange: &Exchange, mut answer: Answer, started: Instant) -> Response
         let (host, path) = (exchange.target.host(), exchange.target.path());
         Access::new(&exchange.client, &exchange.method, host, path, &answer, started)
     });
+    let fields = answer.response.headers_mut();
+    fields.remove(header::ALT_SVC);
+    // Whoever speaks HTTP/3 already needs no word of it.
+    if exchange.client.tls.is_some() && !exchange.client.is_quic() {
+        exchange.site.http3.tell(exchange.client.local.port(), fields);
+    }
     answer.response.body_mut().account(stats.clone(), access);
     answer.response
 }

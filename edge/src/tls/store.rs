@@ -137,6 +137,7 @@ mod tests {
     fn site(name: &str, hosts: &[&str], files: (PathBuf, PathBuf)) -> config::Site {
         config::Site {
             name: name.to_owned(),
+            http3: config::Http3::Never,
             hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
             origins: vec![config::Origin::at(config::Scheme::Http, "192.0.2.1", 80)],
             balance: None,

@@ -176,6 +176,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         ipv6: Vec::new(),
         http: vec![any],
         https: certificate.iter().map(|_| any).collect(),
+        http3: false,
         control: None,
         metrics: None,
         bias_km: 0.0,
@@ -193,6 +194,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
             certificate: certificate.chain.clone(),
             key: certificate.key.clone(),
         }),
+        http3: config::Http3::Never,
         cache: config::SiteCache { object_bytes_max: 1 << 30, ..config::SiteCache::default() },
     };
     Config {

@@ -12,12 +12,15 @@ use super::{
 };
 use crate::{
     config::{
-        CacheRule, Controller, Id, KEY_HEADERS, PublishOn, QueryKey, SetCookie, Site, SiteCache, SiteTls,
+        CacheRule, Controller, Http3, Id, KEY_HEADERS, Pop, PublishOn, QueryKey, Service, SetCookie, Site,
+        SiteCache, SiteTls, Zone,
     },
     files::Role,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// What clients remember can't be taken back where no TCP connection reaches them.
+const HTTP3_MAX_AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) fn sites(top: &Section<'_>) -> BTreeMap<Id, Site> {
     let (mut sites, mut hosts) = (BTreeMap::new(), BTreeMap::new());
@@ -44,10 +47,80 @@ fn site(name: Id, section: &Section<'_>) -> Option<Site> {
     let origins = origin::origins(section);
     let balance = origin::balance(section, &origins);
     let tls = tls(section);
+    let http3 = http3(section, tls.is_some());
     // Objects in storage have no query: `?1`, `?2`, … must not each be fetched and kept.
     let in_storage = origins.iter().any(|origin| origin.storage.is_some());
     let cache = cache(section, if in_storage { QueryKey::Ignore } else { QueryKey::Keep });
-    Some(Site { name, hosts, origins, balance, tls, cache })
+    Some(Site { name, hosts, origins, balance, tls, http3, cache })
+}
+
+fn http3(section: &Section<'_>, has_tls: bool) -> Http3 {
+    let max_age = section.duration("http3_max_age", DAY, Duration::ZERO, HTTP3_MAX_AGE_MAX);
+    match section.read("http3", "true or false", |value| value.as_bool()) {
+        None => Http3::Never,
+        Some(false) => Http3::Off,
+        Some(true) if has_tls => Http3::On { max_age },
+        Some(true) => {
+            let message =
+                format!("{}: HTTP/3 needs a certificate, and there is no `tls`", section.name("http3"));
+            section.doc.mistake(section.place_of("http3"), message);
+            Http3::Never
+        }
+    }
+}
+
+/// Holds what HTTPS records promise against what edges do: a record that names `h3` where nobody speaks it costs each
+/// of its clients an attempt (RFC 9460 section 7.1.2 lets them try what is listed).
+pub(super) fn promises(
+    top: &Section<'_>,
+    pops: &BTreeMap<Id, Pop>,
+    services: &BTreeMap<Id, Service>,
+    zones: &BTreeMap<String, Zone>,
+    sites: &BTreeMap<Id, Site>,
+) {
+    let find = |host: &str| {
+        let wildcard = host.split_once('.').map(|(_, rest)| format!("*.{rest}"));
+        let serves = |wanted: &str| sites.values().find(|site| site.hosts.iter().any(|host| host == wanted));
+        serves(host).or_else(|| serves(&wildcard?))
+    };
+    for (written, section) in top.named("zone", keys::ZONE) {
+        let origin = written.trim_end_matches('.').to_ascii_lowercase();
+        let Some(zone) = zones.get(&origin) else { continue };
+        for (name, _, value) in section.entries("names") {
+            let name = name.to_ascii_lowercase();
+            let Some(service) = zone.names.get(&name).and_then(|service| services.get(service)) else {
+                continue;
+            };
+            let host = if name == "@" { origin.clone() } else { format!("{name}.{origin}") };
+            let Some(site) = find(&host) else { continue };
+            let promised = service.alpn.iter().any(|id| id == "h3");
+            let on = matches!(site.http3, Http3::On { .. });
+            let without = service.pops.iter().find(|pop| pops.get(*pop).is_some_and(|pop| !pop.http3));
+            let (place, served_by) = (section.name("names"), &service.name);
+            match (promised, on, without) {
+                (true, false, _) => section.doc.mistake(
+                    value.span(),
+                    format!(
+                        "{place}: {host}: service `{served_by}` announces \"h3\", but site `{}` has no `http3 = true`",
+                        site.name
+                    ),
+                ),
+                (true, true, Some(pop)) => section.doc.mistake(
+                    value.span(),
+                    format!("{place}: {host}: service `{served_by}` announces \"h3\", but PoP `{pop}` has no `http3 = true`"),
+                ),
+                (false, true, None) if !service.alpn.is_empty() => section.doc.warn(
+                    value.span(),
+                    format!(
+                        "{place}: {host}: site `{}` and all PoPs speak HTTP/3, but `alpn` of service `{served_by}` \
+                         does not list \"h3\": clients learn it from Alt-Svc only",
+                        site.name
+                    ),
+                ),
+                _ => {}
+            }
+        }
+    }
 }
 
 pub(super) fn is_host(host: &str) -> bool {

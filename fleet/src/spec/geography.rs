@@ -179,6 +179,7 @@ fn pop(name: Id, section: &Section<'_>) -> Pop {
         ipv6: section.parsed("ipv6", "IPv6 addresses like \"2001:db8::1\""),
         http: section.parsed("http", SOCKET),
         https: section.parsed("https", SOCKET),
+        http3: http3(section),
         control: section.parse("control", SOCKET),
         metrics: section.parse("metrics", SOCKET),
         bias_km: section.number("bias_km", -BIAS_KM_MAX, BIAS_KM_MAX).unwrap_or(0.0),
@@ -188,6 +189,16 @@ fn pop(name: Id, section: &Section<'_>) -> Pop {
         workers: workers(section),
         name,
     }
+}
+
+fn http3(section: &Section<'_>) -> bool {
+    let wanted = section.read("http3", "true or false", |value| value.as_bool()).unwrap_or(false);
+    if wanted && section.value("https").is_none() {
+        let message =
+            format!("{}: HTTP/3 is spoken where `https` is, and there is none", section.name("http3"));
+        section.doc.mistake(section.place_of("http3"), message);
+    }
+    wanted
 }
 
 fn workers(section: &Section<'_>) -> Option<usize> {

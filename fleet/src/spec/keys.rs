@@ -13,6 +13,7 @@ pub(crate) const POP: &[&str] = &[
     "ipv6",
     "http",
     "https",
+    "http3",
     "control",
     "metrics",
     "bias_km",
@@ -44,7 +45,7 @@ pub(crate) const SERVICE: &[&str] = &[
 pub(crate) const RULE: &[&str] = &["when", "pops"];
 pub(crate) const TTL: &[&str] = &["min", "max"];
 pub(crate) const ZONE: &[&str] = &["file", "names"];
-pub(crate) const SITE: &[&str] = &["hosts", "origin", "balance", "tls", "cache"];
+pub(crate) const SITE: &[&str] = &["hosts", "origin", "balance", "tls", "http3", "http3_max_age", "cache"];
 pub(crate) const ORIGIN: &[&str] = &[
     "url",
     "name",

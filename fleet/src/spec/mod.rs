@@ -124,6 +124,7 @@ fn read<'d>(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Option<Config> {
     let services = steering::services(&top, &pops, &checks);
     let zones = steering::zones(&top, &services);
     let sites = edge::sites(&top);
+    edge::promises(&top, &pops, &services, &zones, &sites);
     let controller = edge::controller(&top);
     Some(Config { fleet: fleet?, geoip, pops, dns, checks, services, zones, sites, controller })
 }
@@ -294,6 +295,38 @@ mod tests {
         for (text, expected) in cases {
             let found = mistakes(&format!("version = 1\nfleet = \"x\"\n{text}\n"));
             assert!(found.iter().any(|mistake| mistake.contains(expected)), "{text}\n{found:?}");
+        }
+    }
+
+    #[test]
+    fn records_announce_http3_where_it_is_spoken() {
+        let fleet = |pop: &str, alpn: &str, site: &str| {
+            read(&format!(
+                "version = 1\nfleet = \"x\"\n[pop.fra]\nlocation = [50.1, 8.6]\nhttps = [\"192.0.2.1:443\"]\n{pop}\n\
+                 [check.a]\nhost = \"a\"\n[service.web]\nchecks = [\"a\"]\nalpn = {alpn}\n\
+                 [zone.\"cdn.test\"]\nfile = \"z\"\nnames = {{ \"*.dl\" = \"web\" }}\n\
+                 [site.www]\nhosts = [\"*.dl.cdn.test\"]\norigin = \"http://192.0.2.9\"\ntls = \"fleet\"\n{site}\n"
+            ))
+        };
+        let on = "http3 = true";
+        let said = |loaded: Result<Loaded, Vec<Mistake>>| match loaded {
+            Ok(loaded) => loaded.warnings.iter().map(Mistake::to_string).collect::<Vec<_>>(),
+            Err(mistakes) => mistakes.iter().map(Mistake::to_string).collect(),
+        };
+        for (pop, alpn, site, expected) in [
+            (on, "[\"h2\", \"h3\"]", on, None),
+            ("", "[\"h2\"]", on, None),
+            (on, "[]", on, None),
+            (on, "[\"h2\"]", on, Some("does not list \"h3\"")),
+            ("", "[\"h3\"]", on, Some("PoP `fra` has no `http3 = true`")),
+            (on, "[\"h3\"]", "", Some("site `www` has no `http3 = true`")),
+        ] {
+            let said = said(fleet(pop, alpn, site));
+            let agrees = match expected {
+                None => said.is_empty(),
+                Some(expected) => said.len() == 1 && said[0].contains(expected),
+            };
+            assert!(agrees, "{pop:?} {alpn} {site:?}: {said:?}");
         }
     }
 
