@@ -231,6 +231,22 @@ mod tests {
     }
 
     #[test]
+    fn shedding_without_anybody_to_tell_a_load_is_a_warning() {
+        assert_eq!(read(FULL).unwrap().config.services["web"].shed_above, Some(0.8));
+        let text = |kind: &str| {
+            format!(
+                "version = 1\nfleet = \"x\"\n[pop.fra]\nlocation = [50.1, 8.6]\n[check.a]\ntype = \"{kind}\"\n\
+                 port = 80\n[service.web]\nchecks = \"a\"\nshed_above = 0.8\n"
+            )
+        };
+        let warned = |kind: &str| {
+            let warnings = read(&text(kind)).unwrap().warnings;
+            warnings.iter().any(|warning| warning.to_string().contains("no load is known"))
+        };
+        assert_eq!([warned("tcp"), warned("http"), warned("https")], [true, false, false]);
+    }
+
+    #[test]
     fn the_full_sample_uses_every_key() {
         for (section, keys) in keys::SECTIONS {
             for key in *keys {
@@ -290,6 +306,7 @@ mod tests {
             ("[geoip]\nnetwork = [{ network = \"192.0.2.1/24\" }]", "host bits zero"),
             ("[zone.\"a..b\"]\nfile = \"z\"", "is not a domain name"),
             ("[service.a]\nchecks = []", "has no PoPs"),
+            ("[service.a]\nshed_above = 1.5", "expected a number from 0.05 to 1"),
             ("[controller]\nlisten = \"nowhere\"", "expected an address and port"),
         ];
         for (text, expected) in cases {
