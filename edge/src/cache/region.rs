@@ -15,6 +15,9 @@ use super::{
 /// Less than this is copied from memory: two more system calls cost as much.
 pub const REGION_BYTES_MIN: u64 = 16 * 1024;
 
+/// What the kernel reads ahead at once: such a stretch is cached as a whole or not at all.
+const SHORT_BYTES: u64 = 128 * 1024;
+
 /// Bytes of a file.
 #[derive(Debug)]
 pub struct FileRegion {
@@ -40,10 +43,13 @@ impl FileRegion {
         FileRegion { file: Source::Record(segment), at, left }.if_cached()
     }
 
-    /// Both ends are looked at; what is between them is then very likely cached too.
+    /// Both ends are looked at, of a short stretch only the last: what is before it is then very likely cached too.
     fn if_cached(self) -> Option<FileRegion> {
         let holds = |at| matches!(read_cached(self.file(), &mut [0], at), Ok(Inline::Filled));
-        (self.left >= REGION_BYTES_MIN && holds(self.at + self.left - 1) && holds(self.at)).then_some(self)
+        let is_cached = self.left >= REGION_BYTES_MIN
+            && holds(self.at + self.left - 1)
+            && (self.left <= SHORT_BYTES || holds(self.at));
+        is_cached.then_some(self)
     }
 
     /// The file.
