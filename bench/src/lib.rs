@@ -1,6 +1,7 @@
-//! Load generators for `scripts/bench`, and what they share: queries, and a histogram of latencies.
+//! Load generators for `scripts/bench`, and what they share: queries, a histogram of latencies, TLS clients.
 //!
 //! Nothing here judges: the programs print counts, `bench/harness` turns them into ratios.
 
 pub mod histogram;
 pub mod query;
+pub mod unverified;
