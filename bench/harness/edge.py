@@ -45,7 +45,12 @@ HITS = {
     "h2-1m": ("h2load", MIB, 4),
     "tls-handshake": ("tlsload", 1024, 32),
     "tls-resumed": ("tlsload", 1024, 32),
+    "h3-1k": ("h3load", 1024, 8),
+    "h3-32k": ("h3load", 32768, 8),
+    "h3-1m": ("h3load", MIB, 4),
 }
+# No peer here speaks HTTP/3: these stand beside our own HTTP/2.
+OWN_H2 = {"h3-1k": "h2-1k", "h3-32k": "h2-32k", "h3-1m": "h2-1m"}
 # Ratios of work, and figures: see below.
 MIXES = ["miss-1k", "longtail", "zipf"]
 FIGURES = ["herd", "slow-clients", "memory-per-object"]
@@ -55,7 +60,7 @@ BUILD = ["-p", "nearside-edge", "-p", "nearside-bench"]
 ADDRESSES = {name: f"127.0.62.{n}" for n, name in enumerate(["ours", *PEERS], 1)}
 ORIGIN = ("127.0.62.30", 9000)
 HTTP, HTTPS = 8080, 8443
-TLS = ("wrk-tls", "h2load", "tlsload")
+TLS = ("wrk-tls", "h2load", "h3load", "tlsload")
 # The memory tier of everyone; `zipf` asks for six times as much as it holds there.
 MEMORY_MIB = {"zipf": 64}
 HERD_CLIENTS = int(os.environ.get("NEARSIDE_HERD_CLIENTS", "1000"))
@@ -108,6 +113,8 @@ def run(root: pathlib.Path, args) -> list:
 
 
 def run_case(case: str, args, work: pathlib.Path, tools: pathlib.Path) -> list:
+    if case in OWN_H2:
+        return beside_own_h2(case, args, work, tools)
     results = []
     peers = []
     for peer in args.peer or PEERS:
@@ -126,6 +133,18 @@ def run_case(case: str, args, work: pathlib.Path, tools: pathlib.Path) -> list:
             lambda: measure(peer, case, work, tools, args.seconds),
         ))
     return results
+
+
+def beside_own_h2(case: str, args, work: pathlib.Path, tools: pathlib.Path) -> list:
+    """Our HTTP/3 against our HTTP/2, and the work itself: requests per second of the server's CPU."""
+    result = alternate(
+        case, "own-h2", args.rounds,
+        lambda: measure("ours", case, work, tools, args.seconds),
+        lambda: measure("ours", OWN_H2[case], work, tools, args.seconds),
+    )
+    each = statistics.median(ours for ours, _ in result["pairs"])
+    print(f"figure {case} ours requests {each:.0f} per CPU-second", flush=True)
+    return [result]
 
 
 def idle_memory(name: str, work: pathlib.Path, tools: pathlib.Path) -> list:
@@ -300,6 +319,12 @@ def load(case: str, address: str, tools: pathlib.Path, work: pathlib.Path, secon
         if bad := re.search(r"Non-2xx.*?(\d+)|Socket errors: connect ([1-9]\d*)", out):
             raise Failure(f"{case}: {bad.group(0)}")
         return int(re.search(r"(\d+) requests in", out).group(1))
+    if kind == "h3load":
+        report = json.loads(client([*pin, str(tools / "h3load"), f"{address}:{HTTPS}", HOST, path, "-c",
+                                    str(connections), "-m", "16", "--seconds", str(seconds), "--json"]))
+        if report["failed"]:
+            raise Failure(f"{case}: {report}")
+        return report["done"]
     if kind == "h2load":
         out = client([*pin, "h2load", "-t1", f"-c{connections}", "-m16", "-D", str(max(1, round(seconds))),
                       "--warm-up-time=0", f"--connect-to={address}:{HTTPS}", f"https://{HOST}:{HTTPS}{path}"])
@@ -372,10 +397,10 @@ def ours(home, tools, work, memory_mib):
     address = ADDRESSES["ours"]
     (home / "nearside.toml").write_text(
         f'version = 1\nfleet = "bench"\n[pop.bench]\nlocation = [50.11, 8.68]\nipv4 = ["{address}"]\n'
-        f'http = ["{address}:{HTTP}"]\nhttps = ["{address}:{HTTPS}"]\nworkers = 1\n'
+        f'http = ["{address}:{HTTP}"]\nhttps = ["{address}:{HTTPS}"]\nhttp3 = true\nworkers = 1\n'
         f'memory = "{memory_mib}MiB"\ncache_dir = "{home}/cache"\ndisk = "8GiB"\n'
         f'[site.www]\nhosts = ["{HOST}"]\norigin = "http://{ORIGIN[0]}:{ORIGIN[1]}"\n'
-        f'tls = {{ certificate = "{work}/cert.pem", key = "{work}/key.pem" }}\n'
+        f'tls = {{ certificate = "{work}/cert.pem", key = "{work}/key.pem" }}\nhttp3 = true\n'
     )
     return [tools / "nearside-edge", "serve", "--fleet", home / "nearside.toml", "--node", "bench",
             "--state-dir", home / "state"]
