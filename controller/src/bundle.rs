@@ -17,6 +17,7 @@ use nearside_fleet::{
     config::{Config, SiteTls},
     files::Role,
     snapshot::{FileEntry, Signed, Snapshot, tree_path},
+    tickets::{self, TicketSeeds},
 };
 use nearside_node::state::{StateDir, read_bounded};
 
@@ -31,6 +32,10 @@ const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 86_400);
 
 /// Directory beside the fleet file where nodes find certificates that home issued.
 pub use nearside_fleet::spec::FLEET_CA_DIR;
+use nearside_fleet::spec::TICKET_KEYS_FILE;
+
+/// Home's own copy of the ticket seeds, in its state directory.
+const TICKET_SEEDS: &str = "tickets.keys";
 
 /// What is published, or would be.
 #[derive(Clone, Debug)]
@@ -143,7 +148,36 @@ impl Bundler<'_> {
                 issued.key.as_bytes(),
             )?;
         }
+        if let Some(seeds) = self.ticket_seeds(config)? {
+            let dir = dir.as_ref().ok_or("the fleet file is in no directory")?;
+            let path = tree_path(&dir.join(TICKET_KEYS_FILE));
+            self.add_sealed(&mut files, config.pops.keys().collect(), &path, seeds.text().as_bytes())?;
+        }
         Ok(files.into_values().collect())
+    }
+
+    /// The seeds of session tickets for edges that serve TLS, a new one where it is due; `None`: the fleet file
+    /// names a file of the operator's, or there is nothing to resume.
+    fn ticket_seeds(&self, config: &Config) -> Result<Option<TicketSeeds>, String> {
+        if config.ticket_keys.is_some() || config.sites.values().all(|site| site.tls.is_none()) {
+            return Ok(None);
+        }
+        let words = |error: &dyn std::fmt::Display| format!("{TICKET_SEEDS}: {error}");
+        let kept =
+            self.home.state.read(TICKET_SEEDS, tickets::FILE_BYTES_MAX).map_err(|error| error.to_string())?;
+        let kept = kept.map(|bytes| TicketSeeds::parse(&String::from_utf8_lossy(&bytes)));
+        let kept = kept.transpose().map_err(|error| words(&error))?;
+        let (seeds, fresh) = match kept {
+            Some(seeds) => (seeds, false),
+            None => (TicketSeeds::generate().map_err(|error| words(&error))?, true),
+        };
+        let renewed = seeds.renew(seconds(self.now)).map_err(|error| words(&error))?;
+        if renewed.is_some() || fresh {
+            let text = renewed.as_ref().unwrap_or(&seeds).text();
+            self.home.state.write(TICKET_SEEDS, text.as_bytes()).map_err(|error| error.to_string())?;
+            tracing::info!("made a new key for TLS session tickets");
+        }
+        Ok(Some(renewed.unwrap_or(seeds)))
     }
 
     /// The certificate in force: the kept one, unless its hosts changed or two thirds of its life are over.
@@ -234,8 +268,8 @@ impl Bundler<'_> {
     }
 }
 
-/// Who needs a private key or a credential. A site's: every edge, since the fleet file does not bind sites to PoPs. That of encrypted
-/// DNS listeners: the DNS nodes that name it, and nobody else.
+/// Who needs a private key or a credential. A site's, and those of session tickets: every edge, since the fleet file
+/// does not bind sites to PoPs. That of encrypted DNS listeners: the DNS nodes that name it, and nobody else.
 fn owners<'c>(config: &'c Config, key: &Path) -> BTreeSet<&'c String> {
     let of_site = |site: &nearside_fleet::config::Site| {
         let of_tls = matches!(&site.tls, Some(SiteTls::Files { key: named, .. }) if named == key);
@@ -246,7 +280,8 @@ fn owners<'c>(config: &'c Config, key: &Path) -> BTreeSet<&'c String> {
                 .filter_map(|origin| origin.storage.as_ref())
                 .any(|storage| storage.secret_file() == key)
     };
-    let edges = config.pops.keys().filter(|_| config.sites.values().any(of_site));
+    let of_edges = config.sites.values().any(of_site) || config.ticket_keys.as_deref() == Some(key);
+    let edges = config.pops.keys().filter(|_| of_edges);
     let dns =
         config.dns.iter().filter(|(_, node)| node.encrypted.as_ref().is_some_and(|named| named.key == key));
     edges.chain(dns.map(|(name, _)| name)).collect()
@@ -328,6 +363,43 @@ mod tests {
         fs::write(&fleet_file, FLEET).unwrap();
         let later = at(now + CERTIFICATE_LIFE * 2 / 3).publish().0.unwrap();
         assert!((later.number, later.new) == (2, true), "the certificate was renewed");
+    }
+
+    #[test]
+    fn edges_and_nobody_else_get_ticket_keys_and_new_ones_every_day() {
+        let temp = tempfile::tempdir().unwrap();
+        let fleet_file = temp.path().join("nearside.toml");
+        let text =
+            FLEET.to_owned() + "[pop.nyc]\nlocation = [40, -74]\n[dns.ns1]\nlisten = \"192.0.2.5:53\"\n";
+        fs::write(&fleet_file, text).unwrap();
+        let state = StateDir::open(temp.path().join("home")).unwrap();
+        let identities = state.subdir("identities").unwrap();
+        let config = nearside_fleet::load(&fleet_file).unwrap().config;
+        let now = SystemTime::now();
+        home::init(&state, &identities, &config, now).unwrap();
+        let home = Home::open(state.clone()).unwrap();
+        let journal = Journal::open(&state.path("nearside.db")).unwrap();
+        let key = home.signing_key().unwrap().public_key();
+        let opened = |hours: u32, node: &str| {
+            let now = now + Duration::from_secs(3600) * hours;
+            let published =
+                Bundler { home: &home, journal: &journal, fleet_file: &fleet_file, now }.publish();
+            let snapshot = published.0.unwrap().signed.verify(&key, Some("x"), None).unwrap();
+            let mut files = snapshot.files_for(node).filter(|file| file.path.ends_with(TICKET_KEYS_FILE));
+            let file = files.next()?.clone();
+            let opening = identities.path(format!("{node}/seal.key"));
+            let opening = OpeningKey::from_text(&fs::read_to_string(opening).unwrap()).unwrap();
+            let opened = opening.open(&file.path, &content(&state, &file.sha256).unwrap()).unwrap();
+            Some(TicketSeeds::parse(std::str::from_utf8(&opened).unwrap()).unwrap())
+        };
+        let seeds = opened(0, "fra").unwrap();
+        assert_eq!(opened(0, "nyc").unwrap(), seeds);
+        assert_eq!(opened(0, "ns1"), None);
+        assert_eq!(opened(11, "fra").unwrap(), seeds, "nothing is due");
+        let next = opened(25, "fra").unwrap();
+        assert_ne!(next, seeds);
+        let epoch = tickets::epoch(seconds(now + Duration::from_secs(25 * 3600)));
+        assert_eq!(next.key(epoch), seeds.key(epoch), "an edge that is behind still agrees");
     }
 
     #[test]

@@ -12,7 +12,9 @@ use std::{
 use nearside_fleet::{
     Loaded,
     config::{Config, SiteTls},
+    tickets::{self, TicketSeeds},
 };
+use nearside_node::state::read_bounded;
 use nearside_zones::{Binding, Bindings, Zone, check::Severity, master, name::Name};
 use rustls::{
     crypto::aws_lc_rs::sign::any_supported_type,
@@ -54,6 +56,7 @@ pub fn check(fleet_file: &Path, now: SystemTime) -> Checked {
     out.mistakes.extend(absent.iter().map(ToString::to_string));
     zones(&loaded.config, &mut out);
     certificates(&loaded.config, now, &mut out);
+    ticket_keys(&loaded.config, &mut out);
     out.loaded = Some(loaded);
     out
 }
@@ -93,6 +96,16 @@ fn zones(config: &Config, out: &mut Checked) {
             }
         }
     }
+}
+
+fn ticket_keys(config: &Config, out: &mut Checked) {
+    // One that is missing is told of already.
+    let Some(path) = config.ticket_keys.as_ref().filter(|path| path.exists()) else { return };
+    let read = read_bounded(path, tickets::FILE_BYTES_MAX).map_err(|error| error.to_string());
+    let text = read.map(|bytes| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned());
+    let seeds = text
+        .and_then(|text| TicketSeeds::parse(&text).map_err(|error| format!("{}: {error}", path.display())));
+    out.mistakes.extend(seeds.err());
 }
 
 fn certificates(config: &Config, now: SystemTime, out: &mut Checked) {

@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use http::{Method, StatusCode};
-use nearside_fleet::config;
+use nearside_fleet::{config, tickets::TicketSeeds};
 use nearside_node::{
     ControlRequest, ControlResponse, Daemon, Desired, Kind, Refusal, Staging, StartError, bind,
 };
@@ -30,7 +30,7 @@ use crate::{
     site::Sites,
     stats::FrontStats,
     tls::{
-        self, Resolver, Table,
+        self, Resolver, Table, Tickets,
         store::{Problem, Severity},
     },
     warm::Warmer,
@@ -52,6 +52,18 @@ struct Current {
     pop: config::Pop,
     sites: Arc<Sites>,
     endpoints: Vec<Endpoint>,
+    tickets: Option<TicketSeeds>,
+}
+
+impl Current {
+    /// Takes effect for new connections.
+    fn at_front(&self, front: &Front) {
+        front.admission.set_limits(self.pop.front.limits.clone());
+        front.proxies.store(Arc::new(self.pop.front.proxy_protocol.clone()));
+        if let Some(tickets) = &self.tickets {
+            front.tickets.set(tickets.clone());
+        }
+    }
 }
 
 struct Running {
@@ -99,8 +111,11 @@ impl EdgeDaemon {
         };
         let last = self.current.load_full();
         let last_sites = last.as_ref().map(|last| &*last.sites);
-        let sites = Sites::build(&config.sites, &config.geoip, last_sites, workers(pop), quic(pop))
+        let mut sites = Sites::build(&config.sites, &config.geoip, last_sites, workers(pop), quic(pop))
             .map_err(Refusal::all)?;
+        sites.https_port = pop.https.iter().map(|address| address.port()).find(|&port| port != 0);
+        let tickets =
+            config.ticket_keys.as_deref().map(tls::tickets::read).transpose().map_err(Refusal::new)?;
         let table = self.resolver.table();
         let (table, problems) = tls::load_table(config.sites.values(), Some(&table), SystemTime::now());
         let endpoints = endpoints(pop);
@@ -110,8 +125,13 @@ impl EdgeDaemon {
                 Refusal::new(bind::explain(speaks.name(), address, &error))
             })?,
         };
-        let current =
-            Current { fleet: config.fleet.clone(), pop: pop.clone(), sites: Arc::new(sites), endpoints };
+        let current = Current {
+            fleet: config.fleet.clone(),
+            pop: pop.clone(),
+            sites: Arc::new(sites),
+            endpoints,
+            tickets,
+        };
         Ok(Staged { current, table, problems, bound })
     }
 
@@ -136,11 +156,13 @@ impl EdgeDaemon {
         let cache = Cache::open(options).map_err(|error| StartError(error.to_string()))?;
         let edge = Edge::new(Identity::new(&current.fleet, &self.context.node), cache, workers);
         edge.sites.store(current.sites.clone());
-        let tls = tls::server_config(self.resolver.clone())
-            .map_err(|error| StartError(format!("TLS can't be set up: {error}")))?;
-        let quic = listen::quic::Quic::new(&tls)
+        let tickets = Tickets::new().map_err(|error| StartError(format!("ticket keys: {error}")))?;
+        let tls = tls::Configs::new(&self.resolver, &tickets);
+        let quic = listen::quic::Quic::new(&tls.any)
             .map_err(|error| StartError(format!("QUIC can't be set up: {error}")))?;
-        let front = Front::new(edge.clone(), tls, quic, self.resolver.clone(), self.front_stats.clone());
+        let front =
+            Front::new(edge.clone(), tls, tickets, quic, self.resolver.clone(), self.front_stats.clone());
+        current.at_front(&front);
         let listeners = Listeners::start(front.clone(), workers)
             .map_err(|error| StartError(format!("no worker threads: {error}")))?;
         let warmer = Warmer::new(edge.clone());
@@ -184,6 +206,7 @@ impl Daemon for EdgeDaemon {
         self.say(problems);
         if let Some(running) = self.running.get() {
             running.edge.sites.store(current.sites.clone());
+            current.at_front(&running.front);
             running.listeners.apply(&current.endpoints, bound);
             if let Some(last) = self.current.load().as_ref() {
                 warn_of_restart(&last.pop, &current.pop);
@@ -243,9 +266,11 @@ impl Daemon for EdgeDaemon {
             .map(|(address, speaks)| json!({ "address": address, "protocol": speaks.name() }))
             .collect();
         let connections = self.running.get().map_or(0, |running| running.front.admission.open());
+        let ticket_key = self.running.get().map(|running| running.front.tickets.key_name());
         json!({
             "listening": listening,
             "connections": connections,
+            "ticket_key": ticket_key,
             "certificates": certificates,
             "certificate_problems": problems,
             "origins_unwell": self.running.get().map(|running| control::origins_unwell(&running.edge)),

@@ -16,7 +16,7 @@ use std::{
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::listen::{Front, limits::CONNECTIONS_MAX};
+use crate::listen::Front;
 
 /// The load is the average over about so long.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ pub async fn keep(load: Arc<Load>, front: Arc<Front>, workers: usize) {
         ticks.tick().await;
         let usage = Usage::now();
         let processor = usage.since(&before, workers);
-        let places = front.admission.open() as f64 / CONNECTIONS_MAX as f64;
+        let places = front.admission.open() as f64 / front.admission.limits().connections_max as f64;
         average.add(processor.max(places), usage.at - before.at);
         load.0.store(average.0.to_bits(), Ordering::Relaxed);
         before = usage;

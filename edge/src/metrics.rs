@@ -17,7 +17,7 @@ use prometheus_client::{
 
 use crate::{
     cache::metrics::Kind,
-    listen::Front,
+    listen::{Front, share::Limit},
     origin::{Checked, GroupStats, Origin, Shown, Stand},
     request::Edge,
     stats::SiteStats,
@@ -80,6 +80,12 @@ impl EdgeCollector {
         )?;
         counter(
             encoder,
+            "tickets_unknown",
+            "Session tickets that none of the keys opens",
+            self.front.tickets.unknown.load(Relaxed),
+        )?;
+        counter(
+            encoder,
             "handshakes_unknown_name",
             "TLS handshakes for names without a certificate",
             self.resolver.refused.load(Relaxed),
@@ -133,6 +139,18 @@ impl EdgeCollector {
                 let labels =
                     [("site", site.as_str()), ("cache", outcome.name()), ("status", CLASSES[class - 1])];
                 labelled(&mut family, &labels, &ConstCounter::new(count))?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "site_refused",
+            "Connections and requests refused by a limit of their site",
+            None,
+            MetricType::Counter,
+        )?;
+        for site in self.edge.sites.load().iter() {
+            for limit in Limit::ALL {
+                let labels = [("site", site.name.as_str()), ("limit", limit.name())];
+                labelled(&mut family, &labels, &ConstCounter::new(site.share.refused(limit)))?;
             }
         }
         type Pick = fn(&SiteStats) -> u64;

@@ -187,6 +187,7 @@ mod tests {
             tls: None,
             http3: Default::default(),
             cache: Default::default(),
+            front: Default::default(),
         }
     }
 

@@ -8,13 +8,15 @@ use std::{
     sync::Arc,
 };
 
-use nearside_fleet::config;
+use nearside_fleet::{config, config::front::TlsVersion};
 
 use crate::{
     alt_svc::{AltSvc, Quic},
+    listen::share::Share,
     origin::{Credentials, Origins, Secret, Trust},
     place::Places,
     policy::Rules,
+    request::frontage::Frontage,
     stats::SiteStats,
 };
 
@@ -32,6 +34,12 @@ pub struct Site {
     pub hosts: Vec<String>,
     /// What its clients are told of HTTP/3.
     pub http3: AltSvc,
+    /// What it asks of connections, as configured.
+    pub front: config::front::SiteFront,
+    /// What it says about connections.
+    pub frontage: Frontage,
+    /// Its share of the edge.
+    pub share: Arc<Share>,
 }
 
 /// All sites by host.
@@ -41,6 +49,9 @@ pub struct Sites {
     /// By what follows the `*`, dot included.
     wildcard: HashMap<Box<str>, Arc<Site>>,
     by_name: BTreeMap<String, Arc<Site>>,
+    /// Where this edge speaks TLS, for redirects.
+    pub https_port: Option<u16>,
+    differ_in_tls: bool,
 }
 
 impl Sites {
@@ -76,6 +87,7 @@ impl Sites {
                 None => self.exact.insert(host.as_str().into(), site.clone()),
             };
         }
+        self.differ_in_tls |= site.front.tls_version_min > TlsVersion::V12;
         self.by_name.insert(site.name.clone(), site);
     }
 
@@ -85,6 +97,11 @@ impl Sites {
             let dot = host.find('.')?;
             self.wildcard.get(&host[dot..])
         })
+    }
+
+    /// Whether the version of TLS depends on the site.
+    pub fn differ_in_tls(&self) -> bool {
+        self.differ_in_tls
     }
 
     /// All of them, in order of their names.
@@ -116,6 +133,9 @@ impl Site {
             stats: last.map_or_else(|| SiteStats::new(workers), |last| last.stats.clone()),
             hosts: site.hosts.clone(),
             http3: AltSvc::new(site.http3, quic),
+            front: site.front.clone(),
+            frontage: Frontage::from(&site.front),
+            share: last.map_or_else(Arc::default, |last| last.share.clone()),
         })
     }
 }

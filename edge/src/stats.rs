@@ -178,12 +178,16 @@ pub enum Turned {
     HandshakeFailed,
     /// A handshake took too long.
     HandshakeTimeout,
+    /// A load balancer sent no PROXY header, or a bad one.
+    ProxyHeader,
     /// A head took too long.
     HeadTimeout,
     /// A request body stopped coming.
     BodyTimeout,
     /// The client stopped reading.
     WriteStall,
+    /// The client reads, but too slowly.
+    DownloadRate,
     /// The client left while the origin was being asked.
     Gone,
     /// Nothing was asked for long enough.
@@ -196,15 +200,17 @@ pub enum Turned {
 
 impl Turned {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Turned; 12] = [
+    pub const ALL: [Turned; 14] = [
         Turned::Connections,
         Turned::ConnectionsOfClient,
         Turned::Handshakes,
         Turned::HandshakeFailed,
         Turned::HandshakeTimeout,
+        Turned::ProxyHeader,
         Turned::HeadTimeout,
         Turned::BodyTimeout,
         Turned::WriteStall,
+        Turned::DownloadRate,
         Turned::Gone,
         Turned::Idle,
         Turned::Accept,
@@ -219,9 +225,11 @@ impl Turned {
             Turned::Handshakes => "handshakes_max",
             Turned::HandshakeFailed => "handshake_failed",
             Turned::HandshakeTimeout => "handshake_timeout",
+            Turned::ProxyHeader => "proxy_header",
             Turned::HeadTimeout => "head_timeout",
             Turned::BodyTimeout => "body_timeout",
             Turned::WriteStall => "write_stall",
+            Turned::DownloadRate => "download_rate_min",
             Turned::Gone => "client_gone",
             Turned::Idle => "idle",
             Turned::Accept => "accept",

@@ -5,6 +5,7 @@
 //! durations are [`Duration`]s, paths are absolute. It is built from the fleet file by
 //! [`crate::load()`], which reports every mistake with line and column; it is never changed in place.
 
+pub mod front;
 mod storage;
 
 pub use self::storage::{BucketStyle, Storage, StorageKind};
@@ -15,6 +16,8 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
+
+use self::front::{PopFront, SiteFront, TicketKeys};
 
 /// Name of a PoP, check, service, zone, site or DNS node: 1 to 63 of `a-z 0-9 - _ .`.
 pub type Id = String;
@@ -40,6 +43,8 @@ pub struct Config {
     pub sites: BTreeMap<Id, Site>,
     /// The machine at home, if there is one.
     pub controller: Option<Controller>,
+    /// Keys of TLS session tickets.
+    pub ticket_keys: TicketKeys,
 }
 
 /// Sources of geography, in order of precedence: operator's networks, then databases.
@@ -121,6 +126,8 @@ pub struct Pop {
     pub disk_bytes_max: u64,
     /// Worker threads of the edge; `None`: one per core.
     pub workers: Option<usize>,
+    /// What it asks of connections.
+    pub front: PopFront,
 }
 
 /// `[dns.NAME]`: one authoritative server.
@@ -353,6 +360,8 @@ pub struct Site {
     pub http3: Http3,
     /// Caching rules of the site.
     pub cache: SiteCache,
+    /// What it asks of connections.
+    pub front: SiteFront,
 }
 
 /// Whether clients may use HTTP/3 for a site, and what they are told.

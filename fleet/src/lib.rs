@@ -13,6 +13,7 @@ pub mod report;
 pub mod seal;
 pub mod snapshot;
 pub mod spec;
+pub mod tickets;
 pub mod units;
 
 pub use self::{

@@ -46,6 +46,7 @@ fn pop(name: &str, at: (f64, f64), number: u8) -> Pop {
         cache_dir: None,
         disk_bytes_max: 0,
         workers: None,
+        front: Default::default(),
     }
 }
 
@@ -102,6 +103,7 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
         zones: BTreeMap::new(),
         sites: BTreeMap::new(),
         controller: None,
+        ticket_keys: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     net::SocketAddr,
     pin::pin,
     sync::{
@@ -15,20 +16,24 @@ use std::{
 use http::{Request, Response, Version};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::Notify,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 
+use nearside_fleet::config::front::{FrontLimits, TlsVersion};
 use nearside_node::certificate::Served;
 
 use super::{
-    Front,
+    Front, Speaks,
     coalesce::{Coalesce, Sender},
     http1,
     limits::{self, Admitted},
+    proxy::{self, Said},
+    share::Place,
     wire::{Protocol, Wire},
 };
 use crate::{
@@ -60,7 +65,7 @@ pub struct Client {
     /// Whether it came over QUIC.
     quic: bool,
     /// Held by a tunnel too, which outlives hyper's part in the connection. `None`: no connection.
-    _place: Option<Admitted>,
+    place: Option<Admitted>,
 }
 
 /// What the handshake settled.
@@ -104,7 +109,7 @@ impl Client {
             retire: Notify::new(),
             scheme: if is_tls { "https" } else { "http" },
             quic: false,
-            _place: Some(place),
+            place: Some(place),
         }
     }
 
@@ -122,8 +127,13 @@ impl Client {
             retire: Notify::new(),
             scheme,
             quic: false,
-            _place: None,
+            place: None,
         })
+    }
+
+    /// What holds for its connection.
+    pub fn limits(&self) -> FrontLimits {
+        self.place.as_ref().map_or_else(FrontLimits::default, |place| place.limits().clone())
     }
 
     /// `https` or `http`.
@@ -170,6 +180,38 @@ impl Drop for InFlight {
     }
 }
 
+/// Serves a connection of a load balancer: its PROXY header, then as that client's.
+pub async fn serve_proxied(
+    front: Arc<Front>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    mut place: Admitted,
+    speaks: Speaks,
+) {
+    let limit = place.limits().handshake_timeout;
+    let client = match tokio::time::timeout(limit, proxy::read(&mut stream)).await {
+        Ok(Ok(Said::Client { source, .. })) => source,
+        Ok(Ok(Said::Nothing)) => peer,
+        Ok(Err(error)) => {
+            front.stats.turned(Turned::ProxyHeader);
+            tracing::debug!(%peer, %error, "no PROXY header");
+            return;
+        }
+        Err(_) => {
+            front.stats.turned(Turned::HandshakeTimeout);
+            return;
+        }
+    };
+    // A balancer that speaks for itself (health checks) has no account: it would be everyone's.
+    if client != peer && !place.account(client.ip(), &front.stats) {
+        return;
+    }
+    match speaks {
+        Speaks::Http => serve_plain(front, stream, client, place).await,
+        Speaks::Https | Speaks::Quic => serve_tls(front, stream, client, place).await,
+    }
+}
+
 /// Serves a plain connection: HTTP/1 only. h2c by prior knowledge would let one listener be spoken to
 /// in two protocols, which no browser uses and which proxies in front of us may not expect.
 pub async fn serve_plain(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, place: Admitted) {
@@ -179,15 +221,15 @@ pub async fn serve_plain(front: Arc<Front>, stream: TcpStream, peer: SocketAddr,
 }
 
 /// Serves a TLS connection: handshake, then what ALPN settled.
-pub async fn serve_tls(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, place: Admitted) {
+pub async fn serve_tls(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, mut place: Admitted) {
     let Ok(local) = stream.local_addr() else { return };
     let Some(handshake) = front.begin_handshake() else {
         front.stats.turned(Turned::Handshakes);
         return;
     };
     let (stream, sender) = Coalesce::new(stream);
-    let accept = TlsAcceptor::from(front.tls.clone()).accept(stream);
-    let stream = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, accept).await {
+    let accept = handshake_with(&front, stream);
+    let stream = match tokio::time::timeout(place.limits().handshake_timeout, accept).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             front.stats.turned(Turned::HandshakeFailed);
@@ -209,6 +251,11 @@ pub async fn serve_tls(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, p
     let server_name = session.server_name().map(str::to_owned);
     // The certificate may have been swapped since the handshake; the new one is for the same site.
     let Some(served) = front.resolver.table().find(server_name.as_deref()).cloned() else { return };
+    let site = server_name.as_deref().and_then(|name| front.edge.sites.load().find(name).cloned());
+    if let Some(site) = site {
+        let Ok(share) = site.share.take(Place::Connection, site.front.limits.connections_max) else { return };
+        place.hold(share);
+    }
     let client = Client::new(peer, local, Some(ClientTls { server_name, served }), place);
     if h2 {
         sender.gather();
@@ -216,6 +263,20 @@ pub async fn serve_tls(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, p
     } else {
         http1::serve(&front, stream, &client).await;
     }
+}
+
+/// The handshake. Where some site wants newer TLS than others, the name the client asks for decides first.
+async fn handshake_with(front: &Front, stream: Coalesce) -> io::Result<TlsStream<Coalesce>> {
+    if !front.edge.sites.load().differ_in_tls() {
+        return TlsAcceptor::from(front.tls.any.clone()).accept(stream).await;
+    }
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let config = {
+        let sites = front.edge.sites.load();
+        let site = hello.client_hello().server_name().and_then(|name| sites.find(name).cloned());
+        front.tls.at_least(site.map_or(TlsVersion::V12, |site| site.front.tls_version_min))
+    };
+    hello.into_stream(config).await
 }
 
 async fn serve_http2<T>(front: &Arc<Front>, stream: T, sender: Sender, client: Arc<Client>)

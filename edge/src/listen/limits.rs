@@ -1,7 +1,8 @@
 //! What clients may use, by name.
 //!
 //! Every number here bounds memory, sockets or time that a stranger could take. Refusals are counted
-//! under the limit's name ([`crate::stats::Turned`]).
+//! under the limit's name ([`crate::stats::Turned`]). Those that operators change are in the fleet file
+//! ([`FrontLimits`], and per site [`super::share`]); [`Admission`] holds the ones of now.
 
 use std::{
     collections::HashMap,
@@ -13,23 +14,16 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+use nearside_fleet::config::front::FrontLimits;
 use parking_lot::Mutex;
 
+use super::share::Taken;
 use crate::stats::{FrontStats, Turned};
-
-/// Connections in all. At about 22 KB for an idle TLS one this is 350 MB: what a small server has.
-pub const CONNECTIONS_MAX: usize = 16_384;
-
-/// Connections of one client: an IPv4 address, or an IPv6 /64 (what one subscriber gets). An office
-/// behind one address opens hundreds; a thousand is an attack or a benchmark.
-pub const CONNECTIONS_PER_CLIENT_MAX: usize = 1_024;
 
 /// Handshakes under way, per worker. One costs 150 µs of CPU: more than this is a second of queue, and
 /// clients that wait longer give up and try again, which makes it worse.
 pub const HANDSHAKES_MAX: usize = 4_096;
-
-/// From TCP accept to the end of the TLS handshake.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// From a head's first byte to its last.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -61,9 +55,6 @@ pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of a request target (RFC 9110 section 4.1 asks for at least 8000).
 pub const TARGET_BYTES_MAX: usize = 16 * 1024;
-
-/// Bytes of a request body: an upload larger than this belongs at the origin directly.
-pub const BODY_BYTES_MAX: u64 = 1 << 30;
 
 /// Requests on one connection. Renewing a connection now and then spreads clients over workers again
 /// and frees whatever it accumulated.
@@ -125,6 +116,7 @@ pub const FRAME_BYTES: u32 = 16 * 1024;
 /// Counts connections and holds them to their limits.
 #[derive(Default)]
 pub struct Admission {
+    limits: ArcSwap<FrontLimits>,
     open: AtomicUsize,
     by_client: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -135,42 +127,78 @@ impl Admission {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// The limits of now.
+    pub fn limits(&self) -> arc_swap::Guard<Arc<FrontLimits>> {
+        self.limits.load()
+    }
+
+    /// From the next connection on, these. Those that are open keep theirs.
+    pub fn set_limits(&self, limits: FrontLimits) {
+        self.limits.store(Arc::new(limits));
+    }
+
     /// Takes a place for a connection of `client`, or counts why there is none.
     pub fn admit(self: &Arc<Self>, client: IpAddr, stats: &FrontStats) -> Option<Admitted> {
-        if self.open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+        let mut place = self.enter(stats)?;
+        place.account(client, stats).then_some(place)
+    }
+
+    /// Takes a place for a connection whose client is not known yet, or counts why there is none.
+    pub fn enter(self: &Arc<Self>, stats: &FrontStats) -> Option<Admitted> {
+        let limits = self.limits.load_full();
+        if self.open.fetch_add(1, Ordering::Relaxed) >= limits.connections_max {
             self.open.fetch_sub(1, Ordering::Relaxed);
             stats.turned(Turned::Connections);
             return None;
         }
-        let client = accountable(client);
-        let mut by_client = self.by_client.lock();
-        let count = by_client.entry(client).or_default();
-        if *count >= CONNECTIONS_PER_CLIENT_MAX {
-            drop(by_client);
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            stats.turned(Turned::ConnectionsOfClient);
-            return None;
-        }
-        *count += 1;
-        drop(by_client);
-        Some(Admitted { admission: self.clone(), client })
+        Some(Admitted { admission: self.clone(), client: None, limits, share: None })
     }
 }
 
 /// A connection's place. Dropped with it.
 pub struct Admitted {
     admission: Arc<Admission>,
-    client: IpAddr,
+    client: Option<IpAddr>,
+    limits: Arc<FrontLimits>,
+    share: Option<Taken>,
+}
+
+impl Admitted {
+    /// Puts the connection on `client`'s account; `false`, counted: it is full.
+    pub fn account(&mut self, client: IpAddr, stats: &FrontStats) -> bool {
+        let client = accountable(client);
+        let mut by_client = self.admission.by_client.lock();
+        let count = by_client.entry(client).or_default();
+        if *count >= self.limits.connections_per_client_max {
+            drop(by_client);
+            stats.turned(Turned::ConnectionsOfClient);
+            return false;
+        }
+        *count += 1;
+        self.client = Some(client);
+        true
+    }
+
+    /// The limits that held when it came.
+    pub fn limits(&self) -> &FrontLimits {
+        &self.limits
+    }
+
+    /// Holds a place among its site's connections, too.
+    pub fn hold(&mut self, share: Option<Taken>) {
+        self.share = share;
+    }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
+        let Some(client) = self.client else { return };
         let mut by_client = self.admission.by_client.lock();
-        if let Some(count) = by_client.get_mut(&self.client) {
+        if let Some(count) = by_client.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
-                by_client.remove(&self.client);
+                by_client.remove(&client);
             }
         }
     }
@@ -195,8 +223,8 @@ mod tests {
         let greedy: IpAddr = "2001:db8::1".parse().unwrap();
         let neighbour: IpAddr = "2001:db8::2".parse().unwrap();
         let other: IpAddr = "192.0.2.1".parse().unwrap();
-        let mut places: Vec<_> =
-            (0..CONNECTIONS_PER_CLIENT_MAX).map(|_| admission.admit(greedy, &stats).unwrap()).collect();
+        let most = admission.limits().connections_per_client_max;
+        let mut places: Vec<_> = (0..most).map(|_| admission.admit(greedy, &stats).unwrap()).collect();
         assert!(admission.admit(neighbour, &stats).is_none(), "one /64 is one client");
         assert!(admission.admit(other, &stats).is_some());
         places.pop();

@@ -9,13 +9,16 @@ pub mod coalesce;
 pub mod connection;
 mod http1;
 pub mod limits;
+pub mod pace;
+pub mod proxy;
 pub mod quic;
+pub mod share;
 pub mod wire;
 
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -24,8 +27,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
+use nearside_fleet::config::front::ProxyProtocol;
 use parking_lot::Mutex;
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +38,7 @@ use self::{limits::Admission, quic::Quic};
 use crate::{
     request::Edge,
     stats::{FrontStats, Turned},
-    tls::Resolver,
+    tls::{self, Resolver, Tickets},
     worker,
 };
 
@@ -74,9 +78,13 @@ pub struct Front {
     /// Answers requests.
     pub edge: Arc<Edge>,
     /// The server side of TLS.
-    pub tls: Arc<ServerConfig>,
+    pub tls: tls::Configs,
     /// That of QUIC.
     pub quic: Quic,
+    /// Makes session tickets.
+    pub tickets: Arc<Tickets>,
+    /// Who may say for whom it speaks.
+    pub proxies: ArcSwap<Vec<ProxyProtocol>>,
     /// Certificates by name.
     pub resolver: Arc<Resolver>,
     /// What listeners count.
@@ -92,7 +100,8 @@ impl Front {
     /// A front without connections.
     pub fn new(
         edge: Arc<Edge>,
-        tls: Arc<ServerConfig>,
+        tls: tls::Configs,
+        tickets: Arc<Tickets>,
         quic: Quic,
         resolver: Arc<Resolver>,
         stats: Arc<FrontStats>,
@@ -101,6 +110,8 @@ impl Front {
             edge,
             tls,
             quic,
+            tickets,
+            proxies: ArcSwap::default(),
             resolver,
             stats,
             admission: Arc::default(),
@@ -112,6 +123,12 @@ impl Front {
     /// Handshakes under way.
     fn handshakes(&self) -> usize {
         self.handshakes.load(Ordering::Relaxed)
+    }
+
+    /// Whether connections from `peer` to the listener at `address` begin with a PROXY header.
+    fn is_proxy(&self, address: SocketAddr, peer: IpAddr) -> bool {
+        let here = |proxy: &&ProxyProtocol| proxy.listen.is_none_or(|listen| listen == address);
+        self.proxies.load().iter().filter(here).any(|proxy| proxy.from.iter().any(|from| from.contains(peer)))
     }
 
     fn begin_handshake(&self) -> Option<Handshake> {
@@ -169,7 +186,7 @@ struct Active {
 
 struct Work {
     socket: Bare,
-    speaks: Speaks,
+    endpoint: Endpoint,
     stop: CancellationToken,
 }
 
@@ -223,7 +240,7 @@ impl Listeners {
             let address = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(endpoint.0);
             tracing::info!(%address, protocol = endpoint.1.name(), "listening");
             for (worker, socket) in self.workers.iter().zip(sockets) {
-                let work = Work { socket, speaks: endpoint.1, stop: stop.clone() };
+                let work = Work { socket, endpoint, stop: stop.clone() };
                 if worker.send(work).is_err() {
                     tracing::error!(%address, "a worker is gone: its share of connections is not accepted");
                 }
@@ -311,7 +328,7 @@ async fn work(front: Arc<Front>, mut receiver: mpsc::UnboundedReceiver<Work>) {
             }
             Bare::Stream(socket) => match TcpListener::from_std(socket) {
                 Ok(listener) => {
-                    tokio::spawn(accept(front.clone(), listener, work.speaks, work.stop));
+                    tokio::spawn(accept(front.clone(), listener, work.endpoint, work.stop));
                 }
                 Err(error) => tracing::error!(%error, "a listening socket can't be polled"),
             },
@@ -319,7 +336,7 @@ async fn work(front: Arc<Front>, mut receiver: mpsc::UnboundedReceiver<Work>) {
     }
 }
 
-async fn accept(front: Arc<Front>, listener: TcpListener, speaks: Speaks, stop: CancellationToken) {
+async fn accept(front: Arc<Front>, listener: TcpListener, endpoint: Endpoint, stop: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -336,11 +353,18 @@ async fn accept(front: Arc<Front>, listener: TcpListener, speaks: Speaks, stop: 
             }
         };
         front.stats.accepted.fetch_add(1, Ordering::Relaxed);
-        let Some(place) = front.admission.admit(peer.ip(), &front.stats) else { continue };
+        let proxied = front.is_proxy(endpoint.0, peer.ip());
+        // Who is behind a load balancer shows in its header; the balancer itself is as many clients as it has.
+        let place = match proxied {
+            true => front.admission.enter(&front.stats),
+            false => front.admission.admit(peer.ip(), &front.stats),
+        };
+        let Some(place) = place else { continue };
         // Responses are written whole; waiting for an ACK only delays the last part of each.
         let _ = stream.set_nodelay(true);
         let front = front.clone();
-        match speaks {
+        match endpoint.1 {
+            speaks if proxied => tokio::spawn(connection::serve_proxied(front, stream, peer, place, speaks)),
             Speaks::Http => tokio::spawn(connection::serve_plain(front, stream, peer, place)),
             Speaks::Https | Speaks::Quic => tokio::spawn(connection::serve_tls(front, stream, peer, place)),
         };

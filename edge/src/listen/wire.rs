@@ -22,6 +22,7 @@ use super::{
     limits::{
         AHEAD_BYTES_MAX, BODY_TIMEOUT, HALF_CLOSED_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, WRITE_STALL_TIMEOUT,
     },
+    pace::{Pace, Verdict},
 };
 use crate::{
     framing::{Guard, Side},
@@ -40,6 +41,8 @@ pub struct Wire<T> {
     reading: Option<(Turned, Instant)>,
     /// Since when the client takes nothing.
     writing: Option<Instant>,
+    /// How fast it takes what it takes.
+    pace: Pace,
     /// What was read to see whether the client is still there.
     ahead: Vec<u8>,
     /// The client has closed its sending side, and may wait for so long.
@@ -62,9 +65,12 @@ impl<T> Wire<T> {
             Protocol::Http1 => Some(Guard::new(Side::Requests)),
             Protocol::Http2 => None,
         };
+        let limits = client.limits();
+        let pace = Pace::new(limits.download_rate_min, limits.rate_window);
         Wire {
             inner,
             client,
+            pace,
             stats,
             guard,
             timer: None,
@@ -149,12 +155,26 @@ impl<T> Wire<T> {
 
     fn wrote(&mut self, result: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match result {
-            Poll::Ready(_) => {
-                self.writing = None;
+            Poll::Ready(Ok(bytes)) if self.writing.take().is_some() => {
+                match self.pace.moved(bytes, Instant::now().into_std()) {
+                    Verdict::Fine => result,
+                    // The other side of a tunnel may have little to say; its silence has a limit of its own.
+                    Verdict::TooSlow if self.client.tunnel.load(Ordering::Relaxed) => result,
+                    Verdict::TooSlow => {
+                        self.stats.turned(Turned::DownloadRate);
+                        let why = Turned::DownloadRate.name();
+                        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+                    }
+                }
+            }
+            Poll::Ready(Ok(bytes)) => {
+                self.pace.took(bytes);
                 result
             }
+            Poll::Ready(Err(_)) => result,
             Poll::Pending => {
-                self.writing.get_or_insert_with(Instant::now);
+                let since = *self.writing.get_or_insert_with(Instant::now);
+                self.pace.waits(since.into_std());
                 self.poll_deadline(cx).map(Err)
             }
         }
@@ -267,6 +287,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<T> {
             }
             Poll::Ready(_) => {
                 this.writing = None;
+                this.pace.rests();
                 result
             }
             Poll::Pending => {

@@ -23,7 +23,13 @@ use super::{
     group::Load,
     pool::Lease,
 };
-use crate::request::incoming;
+use crate::{
+    listen::{
+        pace::{Pace, Verdict},
+        share::{Limit, Share},
+    },
+    request::incoming,
+};
 
 /// A timer that is only armed while something is awaited, so that a body that never waits costs no
 /// timer at all.
@@ -64,17 +70,19 @@ pub enum SendBody {
 }
 
 impl SendBody {
-    /// Wraps a client's body. More than `bytes_max` bytes or a pause of `stall` is an error that
-    /// also aborts the request to the origin, so that it never sees a shorter body as complete.
-    pub fn client(incoming: incoming::Incoming, bytes_max: u64, stall: Duration) -> Self {
+    /// Wraps a client's body. What breaks its limits is an error that also aborts the request to the origin, so that
+    /// it never sees a shorter body as complete.
+    pub fn client(incoming: incoming::Incoming, limits: UploadLimits) -> Self {
         if incoming.is_end_stream() {
             return SendBody::Empty;
         }
         SendBody::Client(Box::new(ClientBody {
             incoming,
-            left: bytes_max,
-            bytes_max,
-            stall: Stall::new(stall),
+            left: limits.bytes_max,
+            bytes_max: limits.bytes_max,
+            stall: Stall::new(limits.stall),
+            pace: limits.pace,
+            share: limits.share,
             sent: Arc::default(),
         }))
     }
@@ -93,22 +101,39 @@ impl SendBody {
     }
 }
 
+/// What holds for a client's body.
+pub struct UploadLimits {
+    /// Bytes in all.
+    pub bytes_max: u64,
+    /// Longest pause.
+    pub stall: Duration,
+    /// Slowest rate.
+    pub pace: Pace,
+    /// Whose refusals these are.
+    pub share: Arc<Share>,
+}
+
 /// A client's body with its limits.
 pub struct ClientBody {
     incoming: incoming::Incoming,
     left: u64,
     bytes_max: u64,
     stall: Stall,
+    pace: Pace,
+    share: Arc<Share>,
     sent: Arc<AtomicU64>,
 }
 
 impl ClientBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            if !self.stall.waiting {
+                self.pace.waits(Instant::now().into_std());
+            }
             ready!(self.stall.poll(cx));
             return Poll::Ready(Some(Err(SendError::Stalled(self.stall.limit))));
         };
-        self.stall.calm();
+        let waited = std::mem::take(&mut self.stall.waiting);
         Poll::Ready(match frame {
             None => None,
             Some(Err(error)) => Some(Err(SendError::Client(error))),
@@ -116,9 +141,16 @@ impl ClientBody {
                 Ok(data) => {
                     let bytes = data.len() as u64;
                     if bytes > self.left {
+                        self.share.refuse(Limit::Body);
                         return Poll::Ready(Some(Err(SendError::TooLarge(self.bytes_max))));
                     }
                     self.left -= bytes;
+                    if !waited {
+                        self.pace.took(data.len());
+                    } else if self.pace.moved(data.len(), Instant::now().into_std()) == Verdict::TooSlow {
+                        self.share.refuse(Limit::UploadRate);
+                        return Poll::Ready(Some(Err(SendError::TooSlow)));
+                    }
                     self.sent.fetch_add(bytes, Ordering::Relaxed);
                     Some(Ok(Frame::data(data)))
                 }

@@ -143,6 +143,9 @@ pub enum SendError {
     /// More bytes than a request may have.
     #[error("longer than {0} bytes")]
     TooLarge(u64),
+    /// Fewer bytes a second than a client has to send.
+    #[error("sent too slowly")]
+    TooSlow,
     /// The client stopped sending.
     #[error("no byte within {0:?}")]
     Stalled(Duration),

@@ -30,7 +30,7 @@ mod trust;
 pub mod watch;
 
 pub use self::{
-    body::{FetchBody, SendBody},
+    body::{FetchBody, SendBody, UploadLimits},
     choose::Standing,
     circuit::Stand,
     error::{FetchError, SendError},

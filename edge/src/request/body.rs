@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::{log::Access, mend::Stored};
 use crate::{
     cache::{self, Object, region::FileRegion},
-    listen::connection::InFlight,
+    listen::{connection::InFlight, share::Taken},
     origin::{FetchBody, FetchError},
     policy::headers,
     stats::SiteStats,
@@ -80,11 +80,20 @@ pub struct Body {
     stats: Option<Arc<SiteStats>>,
     access: Option<Box<Access>>,
     in_flight: Option<InFlight>,
+    share: Option<Taken>,
 }
 
 impl Body {
     fn new(source: Source) -> Self {
-        Body { source, sent_bytes: 0, is_with_file: false, stats: None, access: None, in_flight: None }
+        Body {
+            source,
+            sent_bytes: 0,
+            is_with_file: false,
+            stats: None,
+            access: None,
+            in_flight: None,
+            share: None,
+        }
     }
 
     /// No content.
@@ -169,6 +178,11 @@ impl Body {
     /// Keeps the connection marked busy until the body is dropped.
     pub fn hold(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
+    }
+
+    /// Keeps its place among the site's requests until the body is dropped.
+    pub fn hold_share(&mut self, share: Option<Taken>) {
+        self.share = share;
     }
 
     /// What is sent is added to these counters, and to the access log if there is one.

@@ -8,10 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 
 use super::{Answer, Body, Edge, Refusal, Serving};
 use crate::{
-    listen::{
-        connection::Client,
-        limits::{BODY_BYTES_MAX, TARGET_BYTES_MAX},
-    },
+    listen::{connection::Client, limits::TARGET_BYTES_MAX, share::Limit},
     site::Site,
     stats::Outcome,
 };
@@ -70,11 +67,11 @@ pub fn receive<B>(edge: &Edge, client: &Client, request: &Request<B>) -> Result<
     if client.is_quic() && !site.http3.is_served() {
         return Err(Refusal::Misdirected);
     }
-    gate(edge, request.headers())?;
+    gate(edge, &site, request.headers())?;
     Ok(Gated::Pass(site, host.into_owned()))
 }
 
-fn gate(edge: &Edge, headers: &HeaderMap) -> Result<(), Refusal> {
+fn gate(edge: &Edge, site: &Site, headers: &HeaderMap) -> Result<(), Refusal> {
     for value in headers.get_all("cdn-loop") {
         if names_us(value.as_bytes(), &edge.identity.name) {
             return Err(Refusal::Loop);
@@ -87,7 +84,8 @@ fn gate(edge: &Edge, headers: &HeaderMap) -> Result<(), Refusal> {
     }
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY_BYTES_MAX) {
+    if length.is_some_and(|length| length > site.front.limits.body_bytes_max) {
+        site.share.refuse(Limit::Body);
         return Err(Refusal::BodyTooLarge);
     }
     Ok(())

@@ -19,6 +19,7 @@
 pub mod body;
 pub mod deliver;
 pub mod forward;
+pub mod frontage;
 pub mod gate;
 pub mod incoming;
 pub mod interim;
@@ -49,7 +50,7 @@ pub use self::{body::Body, gate::HEALTH_PATH, incoming::Incoming, refusal::Refus
 use self::{gate::Gated, interim::InterimSink, log::Access, miss::Need, tunnel::Upgrade};
 use crate::{
     cache::{Cache, Candidates},
-    listen::connection::Client,
+    listen::{connection::Client, share::Place},
     load::Load,
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
     site::{Site, Sites},
@@ -265,9 +266,24 @@ pub async fn handle_within(
     let started = Instant::now();
     let (site, host) = match gate::receive(edge, client, &request) {
         Ok(Gated::Pass(site, host)) => (site, host),
-        Ok(Gated::Answered(answer)) => return finish_local(edge, client, &request, *answer, started),
+        Ok(Gated::Answered(answer)) => {
+            return finish_local(edge, client, &request, *answer, started, None);
+        }
         Err(refusal) => {
-            return finish_local(edge, client, &request, refusal.answer(), started);
+            return finish_local(edge, client, &request, refusal.answer(), started, None);
+        }
+    };
+    if client.scheme() == "http" {
+        let https_port = edge.sites.load().https_port;
+        if let Some(answer) = site.frontage.redirect(&request, &host, https_port) {
+            return finish_local(edge, client, &request, answer, started, Some((&site, &host)));
+        }
+    }
+    let share = match site.share.take(Place::Request, site.front.limits.requests_max) {
+        Ok(share) => share,
+        Err(_) => {
+            let answer = Refusal::SiteBusy.answer();
+            return finish_local(edge, client, &request, answer, started, Some((&site, &host)));
         }
     };
     let Reach { interim, upgrade } = reach;
@@ -292,7 +308,9 @@ pub async fn handle_within(
             refusal.answer()
         }
     };
-    finish(&exchange, answer, started)
+    let mut response = finish(&exchange, answer, started);
+    response.body_mut().hold_share(share);
+    response
 }
 
 /// Lookup: what is stored decides, with policy, where the request goes.
@@ -343,20 +361,28 @@ fn finish(exchange: &Exchange, mut answer: Answer, started: Instant) -> Response
         exchange.site.http3.tell(exchange.client.local.port(), fields);
     }
     answer.response.body_mut().account(stats.clone(), access);
+    exchange.site.frontage.dress(exchange.client.scheme(), answer.response.headers_mut());
     answer.response
 }
 
+/// Finishes an answer that no store or origin had a part in. `of`: the site and host it is about, if that is known.
 fn finish_local(
     edge: &Edge,
     client: &Client,
     request: &Request<Incoming>,
     mut answer: Answer,
     started: Instant,
+    of: Option<(&Site, &str)>,
 ) -> Response<Body> {
-    edge.unknown.here().responded(answer.outcome, answer.response.status(), started.elapsed());
+    let stats = of.map_or(&edge.unknown, |(site, _)| &site.stats);
+    stats.here().responded(answer.outcome, answer.response.status(), started.elapsed());
+    let host = of.map_or("", |(_, host)| host);
     let access = Access::enabled()
-        .then(|| Access::new(client, request.method(), "", request.uri().path(), &answer, started));
-    answer.response.body_mut().account(edge.unknown.clone(), access);
+        .then(|| Access::new(client, request.method(), host, request.uri().path(), &answer, started));
+    answer.response.body_mut().account(stats.clone(), access);
+    if let Some((site, _)) = of {
+        site.frontage.dress(client.scheme(), answer.response.headers_mut());
+    }
     // What is left of a request's content after an early answer is not read as the next request: the
     // connection ends (RFC 9112 section 9.3).
     if !request.body().is_end_stream() {

@@ -12,11 +12,8 @@ use super::{
 };
 use crate::{
     cache::fill::{self, Keep},
-    listen::{
-        connection::Waiting,
-        limits::{BODY_BYTES_MAX, BODY_TIMEOUT},
-    },
-    origin::SendBody,
+    listen::{connection::Waiting, limits::BODY_TIMEOUT, pace::Pace},
+    origin::{SendBody, UploadLimits},
     policy::{self, Asked, CacheKey, Forward, Meta, Verdict, headers, invalidate, status::CacheStatus},
     stats::Outcome,
 };
@@ -31,7 +28,8 @@ pub(super) async fn pass(
     headers::ask_for_trailers(&exchange.headers, &mut fields);
     // Nobody else wants the answer: a client that leaves takes the fetch with it.
     let waiting = Waiting::new(&exchange.client);
-    let (answer, times) = miss::ask(exchange, fields, send(incoming), exchange.interim.as_ref()).await;
+    let (answer, times) =
+        miss::ask(exchange, fields, send(exchange, incoming), exchange.interim.as_ref()).await;
     drop(waiting);
     let response = answer.map_err(Refusal::of_fetch)?;
     forget(exchange, response.status(), response.headers());
@@ -68,8 +66,15 @@ fn for_later_gets<B>(exchange: &Exchange, response: &Response<B>, times: Times) 
     }
 }
 
-fn send(incoming: Incoming) -> SendBody {
-    SendBody::client(incoming, BODY_BYTES_MAX, BODY_TIMEOUT)
+fn send(exchange: &Exchange, incoming: Incoming) -> SendBody {
+    let (site, client) = (&exchange.site, exchange.client.limits());
+    let limits = UploadLimits {
+        bytes_max: site.front.limits.body_bytes_max,
+        stall: BODY_TIMEOUT,
+        pace: Pace::new(client.upload_rate_min, client.rate_window),
+        share: site.share.clone(),
+    };
+    SendBody::client(incoming, limits)
 }
 
 /// Removes what a successful unsafe request made untrue (RFC 9111 section 4.4), before its answer goes

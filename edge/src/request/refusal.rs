@@ -38,6 +38,8 @@ pub enum Refusal {
     Loop,
     /// A longer body than is taken.
     BodyTooLarge,
+    /// As many requests of the site as may be are in flight.
+    SiteBusy,
     /// `only-if-cached`, and it is not.
     NotCached,
     /// The origin gave no answer; the status is policy's choice.
@@ -100,13 +102,16 @@ impl Refusal {
             Refusal::Expectation => StatusCode::EXPECTATION_FAILED,
             Refusal::Loop => StatusCode::LOOP_DETECTED,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::SiteBusy => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NotCached => StatusCode::GATEWAY_TIMEOUT,
             Refusal::OthersFailed => StatusCode::BAD_GATEWAY,
             Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::Origin(_, FetchError::RequestBody(SendError::TooLarge(_))) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
-            Refusal::Origin(_, FetchError::RequestBody(SendError::Stalled(_))) => StatusCode::REQUEST_TIMEOUT,
+            Refusal::Origin(_, FetchError::RequestBody(SendError::Stalled(_) | SendError::TooSlow)) => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             Refusal::Origin(status, _) => *status,
         }
     }
@@ -125,6 +130,7 @@ impl Refusal {
             Refusal::UpgradeWithContent => "upgrade-with-content",
             Refusal::Loop => "loop",
             Refusal::BodyTooLarge => "body-too-large",
+            Refusal::SiteBusy => "site-busy",
             Refusal::NotCached => "not-cached",
             Refusal::Origin(_, error) => error.reason(),
             Refusal::OthersFailed => "origin-failed-for-others",
@@ -160,6 +166,9 @@ impl Refusal {
         }
         if matches!(self, Refusal::Origin(StatusCode::METHOD_NOT_ALLOWED, _)) {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        if matches!(self, Refusal::SiteBusy) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -7,28 +7,57 @@
 
 pub mod resolver;
 pub mod store;
+pub mod tickets;
 
 use std::sync::Arc;
 
-use rustls::{ServerConfig, server::NoServerSessionStorage};
+use nearside_fleet::config::front::TlsVersion;
+use rustls::{ServerConfig, SupportedProtocolVersion, server::NoServerSessionStorage, version};
 
 pub use self::{
     resolver::{Resolver, Table},
     store::load_table,
+    tickets::Tickets,
 };
 
 /// The server side of TLS for all listeners and all workers: they share the ticket keys, so that a
 /// session begun on one core resumes on any other.
-///
-/// # Errors
-/// [`rustls::Error`] when the system gives no randomness for ticket keys.
-pub fn server_config(resolver: Arc<Resolver>) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
+#[derive(Clone)]
+pub struct Configs {
+    /// TLS 1.2 and 1.3.
+    pub any: Arc<ServerConfig>,
+    /// TLS 1.3 alone.
+    pub v13: Arc<ServerConfig>,
+}
+
+impl Configs {
+    /// Of these certificates and ticket keys.
+    pub fn new(resolver: &Arc<Resolver>, tickets: &Arc<Tickets>) -> Self {
+        let with = |versions| server_config(versions, resolver.clone(), tickets.clone());
+        Configs { any: with(&[&version::TLS13, &version::TLS12]), v13: with(&[&version::TLS13]) }
+    }
+
+    /// The one whose oldest version this is.
+    pub fn at_least(&self, version_min: TlsVersion) -> Arc<ServerConfig> {
+        match version_min {
+            TlsVersion::V12 => self.any.clone(),
+            TlsVersion::V13 => self.v13.clone(),
+        }
+    }
+}
+
+fn server_config(
+    versions: &[&'static SupportedProtocolVersion],
+    resolver: Arc<Resolver>,
+    tickets: Arc<Tickets>,
+) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder_with_protocol_versions(versions);
+    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.ticketer = tickets;
     // Tickets carry the state; a table of sessions beside them would only cost memory.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// The same for QUIC: TLS 1.3 and `h3` only, the same certificates and ticket keys.

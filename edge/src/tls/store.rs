@@ -143,6 +143,7 @@ mod tests {
             balance: None,
             tls: Some(config::SiteTls::Files { certificate: files.0, key: files.1 }),
             cache: config::SiteCache { object_bytes_max: 1, ..config::SiteCache::default() },
+            front: config::front::SiteFront::default(),
         }
     }
 

@@ -184,6 +184,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         cache_dir: Some(dir.path().join("cache")),
         disk_bytes_max: 256 << 20,
         workers: Some(2),
+        front: config::front::PopFront::default(),
     };
     let site = config::Site {
         name: "www".to_owned(),
@@ -196,6 +197,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         }),
         http3: config::Http3::Never,
         cache: config::SiteCache { object_bytes_max: 1 << 30, ..config::SiteCache::default() },
+        front: config::front::SiteFront::default(),
     };
     Config {
         fleet: "test".to_owned(),
@@ -207,6 +209,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         zones: BTreeMap::new(),
         sites: BTreeMap::from([("www".to_owned(), site)]),
         controller: None,
+        ticket_keys: None,
     }
 }
 
@@ -351,6 +354,11 @@ impl Edge {
         self.daemon.report()["certificates"]["www"]["sha256"].as_str().unwrap().to_owned()
     }
 
+    /// A line of the report.
+    pub fn daemon_report(&self, key: &str) -> serde_json::Value {
+        self.daemon.report()[key].clone()
+    }
+
     /// A TLS connection by a client that may remember sessions.
     pub async fn connect_with(&self, config: Arc<ClientConfig>, name: &str) -> std::io::Result<Tls> {
         let stream = TcpStream::connect(self.https()).await?;
@@ -361,14 +369,30 @@ impl Edge {
 
     /// A client that trusts the site's certificate of now.
     pub fn client_config(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+        self.client_config_of(rustls::DEFAULT_VERSIONS, alpn)
+    }
+
+    /// The same with these versions of TLS alone.
+    pub fn client_config_of(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        alpn: &[&str],
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let pem = std::fs::read(self.dir.path().join("site.pem")).unwrap();
         roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
-        let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let mut config = ClientConfig::builder_with_protocol_versions(versions)
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
 }
+
+/// A connection of either kind.
+pub trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Duplex for T {}
 
 /// A client's TLS connection.
 pub type Tls = tokio_rustls::client::TlsStream<TcpStream>;

@@ -7,13 +7,14 @@ use std::{collections::BTreeMap, time::Duration};
 use toml::de::DeValue;
 
 use super::{
-    check_name, keys, once, origin,
+    check_name, front, keys, once, origin,
     reader::{Section, Value, integer, members},
 };
 use crate::{
     config::{
         CacheRule, Controller, Http3, Id, KEY_HEADERS, Pop, PublishOn, QueryKey, Service, SetCookie, Site,
         SiteCache, SiteTls, Zone,
+        front::{TicketKeys, TlsVersion},
     },
     files::Role,
 };
@@ -46,12 +47,13 @@ fn site(name: Id, section: &Section<'_>) -> Option<Site> {
         .unwrap_or_default();
     let origins = origin::origins(section);
     let balance = origin::balance(section, &origins);
-    let tls = tls(section);
+    let mut front = front::site(section);
+    let tls = tls(section, &mut front.tls_version_min);
     let http3 = http3(section, tls.is_some());
     // Objects in storage have no query: `?1`, `?2`, … must not each be fetched and kept.
     let in_storage = origins.iter().any(|origin| origin.storage.is_some());
     let cache = cache(section, if in_storage { QueryKey::Ignore } else { QueryKey::Keep });
-    Some(Site { name, hosts, origins, balance, tls, http3, cache })
+    Some(Site { name, hosts, origins, balance, tls, http3, cache, front })
 }
 
 fn http3(section: &Section<'_>, has_tls: bool) -> Http3 {
@@ -136,6 +138,18 @@ pub(super) fn is_host(host: &str) -> bool {
 /// Directory beside the fleet file where a snapshot lays the certificates that home issued.
 pub const FLEET_CA_DIR: &str = "fleet-ca";
 
+/// The file in it that holds the keys of TLS session tickets.
+pub const TICKET_KEYS_FILE: &str = "tickets.keys";
+
+/// The file that is named, or the one that home laid beside the fleet file.
+pub(super) fn ticket_keys(top: &Section<'_>) -> TicketKeys {
+    if top.value("ticket_keys").is_some() {
+        return top.path("ticket_keys", Role::Key);
+    }
+    let laid = top.doc.paths.real(&format!("{FLEET_CA_DIR}/{TICKET_KEYS_FILE}"));
+    laid.exists().then_some(laid)
+}
+
 /// Where home's certificate was laid beside the fleet file it is used; else it was not published yet.
 fn from_home(section: &Section<'_>) -> SiteTls {
     let site = section.place.strip_prefix("site.").unwrap_or(&section.place);
@@ -146,11 +160,12 @@ fn from_home(section: &Section<'_>) -> SiteTls {
 
 const TLS: &str = "\"fleet\" or { certificate = \"chain.pem\", key = \"key.pem\" }";
 
-fn tls(section: &Section<'_>) -> Option<SiteTls> {
+fn tls(section: &Section<'_>, version_min: &mut TlsVersion) -> Option<SiteTls> {
     match section.value("tls")?.get_ref() {
         DeValue::String(word) if &**word == "fleet" => Some(from_home(section)),
         DeValue::Table(_) => {
             let inner = section.section("tls", keys::TLS)?;
+            *version_min = front::tls_version_min(&inner);
             if let Some(issuer) = inner.word("issuer", &[("fleet", SiteTls::FleetCa)]) {
                 for key in ["certificate", "key"].iter().filter(|key| inner.value(key).is_some()) {
                     inner

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    check_name, keys, once,
+    check_name, front, keys, once,
     reader::{Section, Value, members, number},
 };
 use crate::{
@@ -173,12 +173,15 @@ fn pop(name: Id, section: &Section<'_>) -> Pop {
     let location = place
         .and_then(|value| location(section, value))
         .unwrap_or(Location { latitude: 0.0, longitude: 0.0 });
+    let (http, https): (Vec<SocketAddr>, Vec<SocketAddr>) =
+        (section.parsed("http", SOCKET), section.parsed("https", SOCKET));
+    let front = front::pop(section, &[&http[..], &https[..]].concat());
     Pop {
         location,
         ipv4: section.parsed("ipv4", "IPv4 addresses like \"192.0.2.1\""),
         ipv6: section.parsed("ipv6", "IPv6 addresses like \"2001:db8::1\""),
-        http: section.parsed("http", SOCKET),
-        https: section.parsed("https", SOCKET),
+        http,
+        https,
         http3: http3(section),
         control: section.parse("control", SOCKET),
         metrics: section.parse("metrics", SOCKET),
@@ -187,6 +190,7 @@ fn pop(name: Id, section: &Section<'_>) -> Pop {
         cache_dir: section.directory("cache_dir"),
         disk_bytes_max: section.bytes("disk", DISK_DEFAULT),
         workers: workers(section),
+        front,
         name,
     }
 }

@@ -1,8 +1,19 @@
 //! Every key of the fleet file, by section. The reader refuses others, `docs/fleet-file.md` explains these:
 //! a test holds the two together.
 
-pub(crate) const TOP: &[&str] =
-    &["version", "fleet", "geoip", "pop", "dns", "check", "service", "zone", "site", "controller"];
+pub(crate) const TOP: &[&str] = &[
+    "version",
+    "fleet",
+    "geoip",
+    "pop",
+    "dns",
+    "check",
+    "service",
+    "zone",
+    "site",
+    "controller",
+    "ticket_keys",
+];
 pub(crate) const GEOIP: &[&str] = &["databases", "network", "resolver"];
 pub(crate) const NETWORK: &[&str] = &["network", "country", "continent", "subdivision", "location"];
 pub(crate) const RESOLVER: &[&str] = &["network", "place_as"];
@@ -21,6 +32,17 @@ pub(crate) const POP: &[&str] = &[
     "cache_dir",
     "disk",
     "workers",
+    "proxy_protocol",
+    "limits",
+];
+pub(crate) const PROXY_PROTOCOL: &[&str] = &["listen", "from"];
+pub(crate) const POP_LIMITS: &[&str] = &[
+    "connections_max",
+    "connections_per_client_max",
+    "handshake_timeout",
+    "download_rate_min",
+    "upload_rate_min",
+    "rate_window",
 ];
 pub(crate) const DNS: &[&str] =
     &["listen", "encrypted", "id", "version", "rate_limit", "control", "metrics", "workers"];
@@ -45,7 +67,21 @@ pub(crate) const SERVICE: &[&str] = &[
 pub(crate) const RULE: &[&str] = &["when", "pops"];
 pub(crate) const TTL: &[&str] = &["min", "max"];
 pub(crate) const ZONE: &[&str] = &["file", "names"];
-pub(crate) const SITE: &[&str] = &["hosts", "origin", "balance", "tls", "http3", "http3_max_age", "cache"];
+pub(crate) const SITE: &[&str] = &[
+    "hosts",
+    "origin",
+    "balance",
+    "tls",
+    "http3",
+    "http3_max_age",
+    "cache",
+    "https",
+    "hsts",
+    "server",
+    "limits",
+];
+pub(crate) const HSTS: &[&str] = &["max_age", "include_subdomains", "preload"];
+pub(crate) const SITE_LIMITS: &[&str] = &["body_max", "connections_max", "requests_max"];
 pub(crate) const ORIGIN: &[&str] = &[
     "url",
     "name",
@@ -88,7 +124,7 @@ pub(crate) const BALANCE_RULE: &[&str] = &["when", "origins"];
 pub(crate) const BALANCE_CHECK: &[&str] = &["path", "host", "status", "interval", "timeout", "rise", "fall"];
 pub(crate) const EJECT: &[&str] = &["failures", "ratio", "requests_min", "time", "time_max", "share_max"];
 pub(crate) const CIRCUIT: &[&str] = &["failures", "open", "open_max"];
-pub(crate) const TLS: &[&str] = &["certificate", "key", "issuer"];
+pub(crate) const TLS: &[&str] = &["certificate", "key", "issuer", "min_version"];
 pub(crate) const CACHE: &[&str] = &[
     "default_ttl",
     "negative_ttl",
@@ -112,6 +148,8 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("geoip.network", NETWORK),
     ("geoip.resolver", RESOLVER),
     ("pop.NAME", POP),
+    ("pop.NAME.proxy_protocol", PROXY_PROTOCOL),
+    ("pop.NAME.limits", POP_LIMITS),
     ("dns.NAME", DNS),
     ("dns.NAME.encrypted", ENCRYPTED),
     ("check.NAME", CHECK),
@@ -130,6 +168,8 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.balance.eject", EJECT),
     ("site.NAME.balance.circuit", CIRCUIT),
     ("site.NAME.tls", TLS),
+    ("site.NAME.hsts", HSTS),
+    ("site.NAME.limits", SITE_LIMITS),
     ("site.NAME.cache", CACHE),
     ("site.NAME.cache.rule", CACHE_RULE),
     ("controller", CONTROLLER),

@@ -4,6 +4,7 @@
 //! document. Only a document without a single mistake becomes a [`Config`].
 
 mod edge;
+mod front;
 mod geography;
 pub mod keys;
 mod origin;
@@ -18,7 +19,7 @@ use std::{
 
 use toml::de::DeTable;
 
-pub use self::edge::FLEET_CA_DIR;
+pub use self::edge::{FLEET_CA_DIR, TICKET_KEYS_FILE};
 use self::reader::{Document, Section};
 use crate::{
     config::Config,
@@ -126,7 +127,8 @@ fn read<'d>(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Option<Config> {
     let sites = edge::sites(&top);
     edge::promises(&top, &pops, &services, &zones, &sites);
     let controller = edge::controller(&top);
-    Some(Config { fleet: fleet?, geoip, pops, dns, checks, services, zones, sites, controller })
+    let ticket_keys = edge::ticket_keys(&top);
+    Some(Config { fleet: fleet?, geoip, pops, dns, checks, services, zones, sites, controller, ticket_keys })
 }
 
 /// What names look like, for messages.

@@ -12,7 +12,10 @@ use std::{
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    listen::limits::{BODY_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, WRITE_STALL_TIMEOUT},
+    listen::{
+        limits::{BODY_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, WRITE_STALL_TIMEOUT},
+        pace::{Pace, Verdict},
+    },
     stats::Turned,
 };
 
@@ -21,10 +24,17 @@ use crate::{
 pub struct Deadlines {
     reading: Option<(Turned, Instant)>,
     writing: Option<Instant>,
+    /// How fast it takes what it takes.
+    pace: Pace,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Deadlines {
+    /// Of a client that has to take what it is sent at this pace.
+    pub fn new(pace: Pace) -> Self {
+        Deadlines { pace, ..Deadlines::default() }
+    }
+
     /// The client's next bytes are awaited, or still awaited for the same reason.
     pub fn reading(&mut self, why: Turned) {
         if !self.reading.is_some_and(|(known, _)| known == why) {
@@ -46,12 +56,23 @@ impl Deadlines {
 
     /// The client does not take what is sent.
     pub fn writing(&mut self) {
-        self.writing.get_or_insert_with(Instant::now);
+        let since = *self.writing.get_or_insert_with(Instant::now);
+        self.pace.waits(since.into_std());
     }
 
-    /// It took some.
-    pub fn wrote(&mut self) {
+    /// It took so much; whether that is fast enough.
+    pub fn wrote(&mut self, bytes: usize) -> Verdict {
+        if self.writing.take().is_some() {
+            return self.pace.moved(bytes, Instant::now().into_std());
+        }
+        self.pace.took(bytes);
+        Verdict::Fine
+    }
+
+    /// Nothing waits to be taken any more.
+    pub fn flushed(&mut self) {
         self.writing = None;
+        self.pace.rests();
     }
 
     /// Ready with the deadline that has passed.
@@ -116,7 +137,7 @@ mod tests {
         deadlines.reading(Turned::Idle);
         deadlines.writing();
         assert_eq!(deadlines.next().map(|(why, _)| why), Some(Turned::WriteStall));
-        deadlines.wrote();
+        deadlines.flushed();
         assert_eq!(deadlines.next().map(|(why, _)| why), Some(Turned::Idle));
     }
 

@@ -34,7 +34,7 @@ use self::{
     upload::{Feed, Wanted, upload},
     wire::Wire,
 };
-use super::{Front, connection::Client, limits};
+use super::{Front, connection::Client, limits, pace::Pace};
 use crate::{
     cache::region::FileRegion,
     framing::ContentFraming,
@@ -58,8 +58,10 @@ pub async fn serve<T: Transport>(front: &Arc<Front>, transport: T, client: &Arc<
     // Polled once: the waker it keeps is this task's, and a wake finds the connection idle or about to be.
     let mut draining = pin!(front.draining.cancelled());
     poll_fn(|cx| Poll::Ready(draining.as_mut().poll(cx))).await.is_ready();
-    let mut connection =
-        Connection { front, client, wire: Wire::new(transport, front.stats.clone()), requests: 0 };
+    let limits = client.limits();
+    let pace = Pace::new(limits.download_rate_min, limits.rate_window);
+    let wire = Wire::new(transport, front.stats.clone(), pace);
+    let mut connection = Connection { front, client, wire, requests: 0 };
     match connection.run().await {
         Ok(End::Closed) => connection.wire.close().await,
         Ok(End::Lingers) => connection.wire.close_and_linger().await,

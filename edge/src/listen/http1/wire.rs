@@ -21,7 +21,10 @@ use super::{COPIED_BYTES_MAX, deadlines::Deadlines, transport::Transport};
 use crate::{
     cache::region::FileRegion,
     framing::{ContentFraming, Guard, Side, Step, Violation},
-    listen::limits,
+    listen::{
+        limits,
+        pace::{Pace, Verdict},
+    },
     stats::{FrontStats, Turned},
 };
 
@@ -93,12 +96,12 @@ pub struct Wire<T> {
 
 impl<T: Transport> Wire<T> {
     /// At the start of a connection.
-    pub fn new(transport: T, stats: Arc<FrontStats>) -> Self {
+    pub fn new(transport: T, stats: Arc<FrontStats>, pace: Pace) -> Self {
         Wire {
             transport,
             stats,
             guard: Guard::new(Side::Requests),
-            deadlines: Deadlines::default(),
+            deadlines: Deadlines::new(pace),
             input: BytesMut::new(),
             seen: 0,
             around: 0,
@@ -365,7 +368,7 @@ impl<T: Transport> Wire<T> {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.deadlines.wrote();
+            self.took(written)?;
             self.unflushed = true;
             let of_output = written.min(self.output.len() - self.sent);
             self.sent += of_output;
@@ -381,7 +384,7 @@ impl<T: Transport> Wire<T> {
                 return Poll::Pending;
             };
             flushed?;
-            self.deadlines.wrote();
+            self.deadlines.flushed();
             self.unflushed = false;
         }
         if self.sent > 0 {
@@ -395,6 +398,17 @@ impl<T: Transport> Wire<T> {
         Poll::Ready(Ok(()))
     }
 
+    /// The client took so much, fast enough or not.
+    fn took(&mut self, bytes: usize) -> io::Result<()> {
+        match self.deadlines.wrote(bytes) {
+            Verdict::Fine => Ok(()),
+            Verdict::TooSlow => {
+                self.stats.turned(Turned::DownloadRate);
+                Err(io::Error::new(io::ErrorKind::TimedOut, Turned::DownloadRate.name()))
+            }
+        }
+    }
+
     fn poll_send_file(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(region) = &mut self.file {
             let (at, left) = (region.at(), region.left());
@@ -404,7 +418,7 @@ impl<T: Transport> Wire<T> {
                     if region.left() == 0 {
                         self.file = None;
                     }
-                    self.deadlines.wrote();
+                    self.took(bytes)?;
                 }
                 // The file ends early, or can't be read: whoever gave it knows what else there is.
                 Ok(0) => (self.lost, self.file) = (left, None),

@@ -158,7 +158,7 @@ async fn shake_hands(
     place: Admitted,
 ) -> Option<(quinn::Connection, Arc<Client>)> {
     let accept = async { incoming.accept()?.await };
-    let connection = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, accept).await {
+    let connection = match tokio::time::timeout(place.limits().handshake_timeout, accept).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             front.stats.turned(Turned::HandshakeFailed);

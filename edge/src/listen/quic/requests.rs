@@ -60,7 +60,7 @@ pub async fn serve(
     let mut builder = h3::server::builder();
     builder.max_field_section_size(limits::HEAD_BYTES_MAX as u64).send_grease(false);
     let build = builder.build(transport);
-    let mut connection = match timeout(limits::HANDSHAKE_TIMEOUT, build).await {
+    let mut connection = match timeout(client.limits().handshake_timeout, build).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(peer = %client.peer, %error, "HTTP/3 could not begin"),
         Err(_) => return front.stats.turned(Turned::HandshakeTimeout),
