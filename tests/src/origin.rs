@@ -1,13 +1,17 @@
 //! An origin that counts what it is asked.
 //!
 //! `/hello` and everything else: a small cacheable text that says which fetch it was. `/uncacheable/…`:
-//! `no-store`. `/large`: 3 MiB. `/_count`: the fetches so far, in all and by path, not counted itself.
+//! `no-store`. `/large`: 3 MiB. `/_count`: the fetches so far, in all and by path, not counted itself. After `/_fail`
+//! everything is answered with 500, until `/_mend`.
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -22,7 +26,7 @@ const LARGE_BYTES: usize = 3 << 20;
 
 /// Fetches by path.
 #[derive(Clone, Debug, Default)]
-pub struct Counts(Arc<Mutex<BTreeMap<String, u64>>>);
+pub struct Counts(Arc<Mutex<BTreeMap<String, u64>>>, Arc<AtomicBool>);
 
 impl Counts {
     /// Fetches of a path so far.
@@ -92,7 +96,14 @@ fn answer(request: &Request<Incoming>, counts: &Counts) -> Response<Full<Bytes>>
         let body = serde_json::json!({ "total": counts.total(), "by_path": by_path }).to_string() + "\n";
         return reply(StatusCode::OK, "no-store", None, Bytes::from(body));
     }
+    if path == "/_fail" || path == "/_mend" {
+        counts.1.store(path == "/_fail", Ordering::SeqCst);
+        return reply(StatusCode::OK, "no-store", None, Bytes::from_static(b"as you say\n"));
+    }
     let count = counts.count(path);
+    if counts.1.load(Ordering::SeqCst) {
+        return reply(StatusCode::INTERNAL_SERVER_ERROR, "no-store", None, Bytes::from_static(b"failing\n"));
+    }
     let caching = if path.starts_with("/uncacheable") { "no-store" } else { "max-age=3600" };
     let etag = format!("\"{path}\"");
     if request.headers().get(header::IF_NONE_MATCH).is_some_and(|known| *known == *etag) {

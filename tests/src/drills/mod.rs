@@ -5,6 +5,7 @@
 
 pub mod cache;
 mod dns;
+mod origin;
 mod serving;
 
 /// One drill.
@@ -90,5 +91,10 @@ pub const ALL: &[Drill] = &[
         name: "restart-keeps-cache",
         what: "what was asked for is there at once after a restart, planned or not",
         run: cache::restart_keeps_cache,
+    },
+    Drill {
+        name: "origin-failover",
+        what: "origins die, hang and answer 500 under load; clients notice nothing",
+        run: origin::failover,
     },
 ];
