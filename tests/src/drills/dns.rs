@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, TcpStream, UdpSocket},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -227,67 +227,129 @@ pub fn truncated_mmdb() {
     fleet.wait_steered("ns1", NEIGHBOURS[0].1, "nyc");
 }
 
-/// How often zone and fleet file change; `NEARSIDE_STORM` in the environment sets another number.
+/// How often something changes; `NEARSIDE_STORM` in the environment sets another number.
 const STORM_RELOADS: u32 = 60;
 
-/// Zone and fleet file change without pause while a client counts: every query is answered, with an address
-/// that was right before or is right after.
+/// Zone, fleet file and database change without pause while a client counts: every query is answered, with an
+/// address that was right before or is right after, and each database is answered from.
 pub fn reload_storm() {
     let reloads = std::env::var("NEARSIDE_STORM").ok().and_then(|n| n.parse().ok()).unwrap_or(STORM_RELOADS);
-    let fleet = Fleet::started();
-    let stop = Arc::new(AtomicBool::new(false));
-    let counting = {
-        let (server, stop) = (fleet.dns("ns1"), stop.clone());
-        let allowed: Vec<String> = POPS.iter().map(|(pop, _)| fleet.address(pop)).collect();
-        thread::spawn(move || count(server, &allowed, &stop))
-    };
+    let mut fleet = Fleet::started();
+    let database = fleet.path("city.mmdb");
     let taken = |fleet: &Fleet| fleet.metric("ns1", "nearside_node_reloads_total", &[]);
-    let zone_file = fleet.zone_file();
-    let (start, mut serial) = (taken(&fleet), 1);
-    while taken(&fleet) - start < f64::from(reloads) {
-        fleet.edit(&zone_file, &format!("( {serial} 7200"), &format!("( {} 7200", serial + 1));
-        serial += 1;
-        let (before, expired) = (taken(&fleet), Instant::now() + SOON);
-        if serial % 3 == 0 {
-            let (from, to) = if serial % 2 == 0 {
-                ("max = \"30s\"", "max = \"31s\"")
-            } else {
-                ("max = \"31s\"", "max = \"30s\"")
-            };
-            let text = fs::read_to_string(fleet.fleet_file()).expect("a file");
-            if text.contains(from) {
-                fleet.edit(&fleet.fleet_file(), from, to);
+    let before = taken(&fleet);
+    place_germans(&database, 0);
+    let named = format!("fleet = \"test\"\n[geoip]\ndatabases = \"{}\"\n", database.display());
+    fleet.edit(&fleet.fleet_file(), "fleet = \"test\"\n", &named);
+    wait::until(
+        "the database is read",
+        SOON,
+        || if taken(&fleet) > before { Ok(()) } else { Err("not yet") },
+    );
+    let counts = Arc::new(Counts::default());
+    let counting = {
+        let (server, counts) = (fleet.dns("ns1"), counts.clone());
+        let allowed = ["fra", "nyc"].map(|pop| fleet.address(pop));
+        thread::spawn(move || count(server, &allowed, &counts))
+    };
+    wait::until("a first answer", SOON, || {
+        if counts.answered.load(Ordering::Relaxed) > 0 { Ok(()) } else { Err("none yet") }
+    });
+    let (fleet_file, zone_file) = (fleet.fleet_file(), fleet.zone_file());
+    let (begun, start, mut serial, mut ttl) = (Instant::now(), taken(&fleet), 1, 30);
+    for number in 1..=reloads {
+        let before = taken(&fleet);
+        match number % 3 {
+            0 => place_germans(&database, number),
+            1 => {
+                fleet.edit(&zone_file, &format!("( {serial} 7200"), &format!("( {} 7200", serial + 1));
+                serial += 1;
+            }
+            _ => {
+                let next = if ttl == 30 { 31 } else { 30 };
+                fleet.edit(&fleet_file, &format!("max = \"{ttl}s\""), &format!("max = \"{next}s\""));
+                ttl = next;
             }
         }
-        wait::until("a reload is taken", expired - Instant::now(), || {
-            if taken(&fleet) > before { Ok(()) } else { Err("none yet") }
+        // Not to wait until files have been quiet for a while, ten thousand times.
+        fleet.process("ns1").signal("HUP");
+        wait::until("a reload is taken", SOON, || {
+            if taken(&fleet) > before { Ok(()) } else { Err(format!("none of change {number} yet")) }
+        });
+        wait::until("answers come from the newest database", SOON, || {
+            let moved = counts.moved.load(Ordering::Relaxed);
+            if moved == u64::from(number / 3) {
+                Ok(())
+            } else {
+                Err(format!("moved {moved} times in {number}"))
+            }
         });
     }
     wait::until("the last serial is live", SOON, || {
         let answer = fleet.dig("ns1", "cdn.test SOA");
         if answer.text.contains(&format!(" {serial} 7200")) { Ok(()) } else { Err(answer.text) }
     });
-    stop.store(true, Ordering::Relaxed);
-    let answered = counting.join().expect("not one query was lost or answered wrongly");
+    counts.stop.store(true, Ordering::Relaxed);
+    counting.join().expect("not one query was lost or answered wrongly");
+    let answered = counts.answered.load(Ordering::Relaxed);
     assert!(answered > 1_000, "only {answered} queries in all that time");
-    eprintln!("reload-storm: {answered} queries answered over {} reloads, none lost", taken(&fleet) - start);
+    eprintln!(
+        "reload-storm: {answered} queries answered over {} reloads in {:.0} s, {} to another PoP, none lost",
+        taken(&fleet) - start,
+        begun.elapsed().as_secs_f64(),
+        reloads / 3
+    );
 }
 
-/// Asks without pause, one query at a time; panics at the first that is lost or wrong. Returns how many.
-fn count(server: std::net::SocketAddr, allowed: &[String], stop: &AtomicBool) -> u64 {
+/// Writes a database in which 91.0.0.0/8 is in Frankfurt after an even number of changes and in New York after an odd
+/// one; the number makes each a file of its own.
+fn place_germans(database: &std::path::Path, number: u32) {
+    let record = |latitude: f32, longitude: f32| {
+        let degrees = [("latitude", latitude), ("longitude", longitude)];
+        let fields = degrees.map(|(key, degrees)| (key.to_owned(), mmdb_writer::Value::from(degrees)));
+        mmdb_writer::Value::Map(fields.into_iter().collect())
+    };
+    let germans = if number.is_multiple_of(2) { record(50.11, 8.68) } else { record(40.71, -74.01) };
+    let mut writer = mmdb_writer::Writer::new("Storm-City");
+    writer
+        .insert_value("91.0.0.0/8".parse::<mmdb_writer::ipnet::IpNet>().expect("a network"), germans)
+        .expect("a record");
+    let elsewhere = record(1.35, 103.82 + number as f32 / 1e4);
+    writer
+        .insert_value("92.0.0.0/8".parse::<mmdb_writer::ipnet::IpNet>().expect("a network"), elsewhere)
+        .expect("a record");
+    let new = database.with_extension("new");
+    fs::write(&new, writer.to_bytes().expect("a database")).expect("a file");
+    fs::rename(new, database).expect("a rename");
+}
+
+/// Between a client that asks and who judges it.
+#[derive(Default)]
+struct Counts {
+    stop: AtomicBool,
+    answered: AtomicU64,
+    /// How often an answer named another PoP than the one before.
+    moved: AtomicU64,
+}
+
+/// Asks without pause, one query at a time; panics at the first that is lost or wrong.
+fn count(server: std::net::SocketAddr, allowed: &[String], counts: &Counts) {
     let socket = UdpSocket::bind((server.ip(), 0)).expect("a socket");
     socket.connect(server).expect("a peer");
     socket.set_read_timeout(Some(Duration::from_secs(3))).expect("a timeout");
-    let mut answered = 0u64;
-    while !stop.load(Ordering::Relaxed) {
-        let id = answered as u16;
+    let mut last = None;
+    while !counts.stop.load(Ordering::Relaxed) {
+        let id = counts.answered.load(Ordering::Relaxed) as u16;
         let network = Ipv4Addr::from((91 << 24) | (u32::from(id) << 8));
         let message = exchange(&socket, id, network, 24);
         let addresses: Vec<String> = message.answers.iter().filter_map(address).collect();
         assert!(addresses.len() == 1 && allowed.contains(&addresses[0]), "{message:?}");
-        answered += 1;
+        if last.as_ref().is_some_and(|last| *last != addresses) {
+            counts.moved.fetch_add(1, Ordering::Relaxed);
+        }
+        last = Some(addresses);
+        counts.answered.fetch_add(1, Ordering::Relaxed);
     }
-    answered
 }
 
 fn address(record: &hickory_proto::rr::Record) -> Option<String> {

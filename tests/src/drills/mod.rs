@@ -5,7 +5,6 @@
 
 pub mod cache;
 mod dns;
-pub mod front;
 mod origin;
 mod serving;
 
@@ -60,7 +59,7 @@ pub const ALL: &[Drill] = &[
     },
     Drill {
         name: "reload-storm",
-        what: "zone and fleet file change without pause under load",
+        what: "zone, fleet file and database change without pause under load",
         run: dns::reload_storm,
     },
     Drill {
@@ -97,30 +96,5 @@ pub const ALL: &[Drill] = &[
         name: "origin-failover",
         what: "origins die, hang and answer 500 under load; clients notice nothing",
         run: origin::failover,
-    },
-    Drill {
-        name: "slowloris",
-        what: "thousands of half-sent heads and handshakes; others are served",
-        run: front::slowloris,
-    },
-    Drill {
-        name: "slow-readers",
-        what: "thousands of clients that hardly read; others are served",
-        run: front::slow_readers,
-    },
-    Drill {
-        name: "rapid-reset",
-        what: "floods of HTTP/2 frames end their own connections alone",
-        run: front::rapid_reset,
-    },
-    Drill {
-        name: "smuggling-table",
-        what: "ambiguous requests never reach the origin",
-        run: front::smuggling_table,
-    },
-    Drill {
-        name: "config-swap-storm",
-        what: "sites, origins, limits and certificates change under load",
-        run: front::config_swap_storm,
     },
 ];
