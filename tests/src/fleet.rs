@@ -302,6 +302,17 @@ impl Fleet {
         process::run(Command::new("sh").args(["-c", &script])).stdout.trim().to_owned()
     }
 
+    /// One request over TLS by `openssl s_client` with these further options, and all it prints.
+    pub fn s_client(&self, pop: &str, options: &[&str]) -> String {
+        let at = self.block.socket(last(pop), 8443);
+        let request = "GET /hello HTTP/1.1\\r\\nHost: www.cdn.test\\r\\nConnection: close\\r\\n\\r\\n";
+        let script = format!(
+            "printf '{request}' | openssl s_client -connect {at} -servername www.cdn.test -ign_eof {} 2>/dev/null",
+            options.join(" ")
+        );
+        process::run(Command::new("sh").args(["-c", &script])).stdout
+    }
+
     /// Replaces text in the fleet file, as an editor does: a new file renamed over the old.
     ///
     /// # Panics
@@ -371,6 +382,16 @@ impl Fleet {
     /// The address of a node.
     pub fn address(&self, node: &str) -> String {
         self.block.ip(last(node)).to_string()
+    }
+
+    /// A port of a node.
+    pub fn at(&self, node: &str, port: u16) -> SocketAddr {
+        self.block.socket(last(node), port)
+    }
+
+    /// Where the origin serves.
+    pub fn origin_address(&self) -> SocketAddr {
+        self.block.socket(ORIGIN, 9000)
     }
 
     /// Where a DNS node answers.

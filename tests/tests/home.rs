@@ -85,6 +85,31 @@ fn a_purge_missed_while_away_is_made_up_for() {
 }
 
 #[test]
+fn a_tls_session_begun_at_one_pop_resumes_at_another() {
+    let mut fleet = Fleet::governed();
+    let session = fleet.path("session.pem").display().to_string();
+    for version in ["-tls1_3", "-tls1_2"] {
+        let first = fleet.s_client("fra", &[version, "-sess_out", &session]);
+        assert!(first.contains("New, TLSv1") && first.contains("200 OK"), "{first}");
+        for pop in ["fra", "nyc", "sin"] {
+            let again = fleet.s_client(pop, &[version, "-sess_in", &session]);
+            assert!(again.contains("Reused, TLSv1") && again.contains("200 OK"), "{pop} {version}\n{again}");
+        }
+    }
+    assert_eq!(fleet.metric("nyc", "nearside_edge_handshakes_resumed_total", &[]), 2.0);
+    let key = |fleet: &Fleet, pop| fleet.status(pop)["program_report"]["ticket_key"].clone();
+    assert!(key(&fleet, "fra").is_string(), "{}", fleet.status("fra"));
+    assert_eq!(key(&fleet, "fra"), key(&fleet, "sin"));
+    // Keys outlive home and the process.
+    fleet.process("controller").kill();
+    fleet.process("sin").kill();
+    fleet.start("sin");
+    fleet.wait_serving("sin");
+    let again = fleet.s_client("sin", &["-tls1_2", "-sess_in", &session]);
+    assert!(again.contains("Reused, TLSv1"), "{again}");
+}
+
+#[test]
 fn home_may_be_dark() {
     let mut fleet = Fleet::governed();
     fleet.process("controller").kill();

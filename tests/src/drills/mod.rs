@@ -5,6 +5,7 @@
 
 pub mod cache;
 mod dns;
+pub mod front;
 mod origin;
 mod serving;
 
@@ -96,5 +97,30 @@ pub const ALL: &[Drill] = &[
         name: "origin-failover",
         what: "origins die, hang and answer 500 under load; clients notice nothing",
         run: origin::failover,
+    },
+    Drill {
+        name: "slowloris",
+        what: "thousands of half-sent heads and handshakes; others are served",
+        run: front::slowloris,
+    },
+    Drill {
+        name: "slow-readers",
+        what: "thousands of clients that hardly read; others are served",
+        run: front::slow_readers,
+    },
+    Drill {
+        name: "rapid-reset",
+        what: "floods of HTTP/2 frames end their own connections alone",
+        run: front::rapid_reset,
+    },
+    Drill {
+        name: "smuggling-table",
+        what: "ambiguous requests never reach the origin",
+        run: front::smuggling_table,
+    },
+    Drill {
+        name: "config-swap-storm",
+        what: "sites, origins, limits and certificates change under load",
+        run: front::config_swap_storm,
     },
 ];
