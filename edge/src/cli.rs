@@ -79,7 +79,7 @@ fn check(args: &CheckArgs) -> ExitCode {
     };
     let config = &loaded.config;
     let mut mistakes =
-        Sites::build(&config.sites, &config.geoip, None, 1, Quic::Silent).err().unwrap_or_default();
+        Sites::build(&config.sites, &config.geoip, None, None, 1, Quic::Silent).err().unwrap_or_default();
     if config.pops.is_empty() {
         mistakes.push(format!("{}: no [pop.NAME]: no edge can be started from it", args.fleet.display()));
     }

@@ -25,7 +25,8 @@ use crate::{
     cache::{self, Cache},
     control,
     listen::{self, Bound, Endpoint, Front, Listeners, Speaks},
-    load, metrics, origin,
+    load, metrics,
+    origin::{self, shield::Fleet},
     request::{self, Edge, Identity, Serving},
     site::Sites,
     stats::FrontStats,
@@ -52,6 +53,8 @@ struct Current {
     pop: config::Pop,
     sites: Arc<Sites>,
     endpoints: Vec<Endpoint>,
+    /// The server side of TLS with other edges, where this node has an identity.
+    peers: Option<Arc<rustls::ServerConfig>>,
     tickets: Option<TicketSeeds>,
 }
 
@@ -60,6 +63,7 @@ impl Current {
     fn at_front(&self, front: &Front) {
         front.admission.set_limits(self.pop.front.limits.clone());
         front.proxies.store(Arc::new(self.pop.front.proxy_protocol.clone()));
+        front.peers.store(self.peers.clone());
         if let Some(tickets) = &self.tickets {
             front.tickets.set(tickets.clone());
         }
@@ -111,14 +115,18 @@ impl EdgeDaemon {
         };
         let last = self.current.load_full();
         let last_sites = last.as_ref().map(|last| &*last.sites);
-        let mut sites = Sites::build(&config.sites, &config.geoip, last_sites, workers(pop), quic(pop))
-            .map_err(Refusal::all)?;
+        let fleet = self.fleet(config)?;
+        let mut sites =
+            Sites::build(&config.sites, &config.geoip, fleet.as_ref(), last_sites, workers(pop), quic(pop))
+                .map_err(Refusal::all)?;
         sites.https_port = pop.https.iter().map(|address| address.port()).find(|&port| port != 0);
         let tickets =
             config.ticket_keys.as_deref().map(tls::tickets::read).transpose().map_err(Refusal::new)?;
         let table = self.resolver.table();
         let (table, problems) = tls::load_table(config.sites.values(), Some(&table), SystemTime::now());
-        let endpoints = endpoints(pop);
+        let peers = fleet.as_ref().map(|fleet| fleet.credentials.server_config());
+        let peers = peers.transpose().map_err(|error| Refusal::new(error.to_string()))?;
+        let endpoints = endpoints(pop, peers.is_some());
         let bound = match self.running.get() {
             None => Vec::new(),
             Some(running) => running.listeners.bind(&endpoints).map_err(|((address, speaks), error)| {
@@ -131,8 +139,21 @@ impl EdgeDaemon {
             sites: Arc::new(sites),
             endpoints,
             tickets,
+            peers,
         };
         Ok(Staged { current, table, problems, bound })
+    }
+
+    /// What fetching through other PoPs, and being fetched through, needs; `None` for a node without identity.
+    fn fleet(&self, config: &config::Config) -> Result<Option<Fleet>, Refusal> {
+        let Some(state) = &self.context.state else { return Ok(None) };
+        let identity = nearside_node::identity::Identity::of_state(state)
+            .map_err(|error| Refusal::new(error.to_string()))?;
+        Ok(identity.map(|identity| Fleet {
+            node: self.context.node.clone(),
+            credentials: Arc::new(identity.credentials),
+            pops: Arc::new(config.pops.clone()),
+        }))
     }
 
     fn say(&self, problems: Vec<Problem>) {
@@ -184,11 +205,12 @@ fn quic(pop: &config::Pop) -> Quic {
     if pop.http3 { Quic::Spoken } else { Quic::Silent }
 }
 
-fn endpoints(pop: &config::Pop) -> Vec<Endpoint> {
+fn endpoints(pop: &config::Pop, has_identity: bool) -> Vec<Endpoint> {
     let http = pop.http.iter().map(|&address| (address, Speaks::Http));
     let https = pop.https.iter().map(|&address| (address, Speaks::Https));
     let quic = pop.https.iter().filter(|_| pop.http3).map(|&address| (address, Speaks::Quic));
-    http.chain(https).chain(quic).collect()
+    let fleet = pop.shield.iter().filter(|_| has_identity).map(|&address| (address, Speaks::Fleet));
+    http.chain(https).chain(quic).chain(fleet).collect()
 }
 
 impl Daemon for EdgeDaemon {

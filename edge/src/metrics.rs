@@ -232,7 +232,27 @@ impl EdgeCollector {
                 labelled(&mut family, labels, &ConstGauge::new(pick(origin) as f64))?;
             }
         }
+        self.shields(encoder)?;
         self.groups(encoder)
+    }
+
+    /// What became of requests of sites that are fetched through other PoPs.
+    fn shields(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sites = self.edge.sites.load();
+        let help =
+            "Requests for shields: answered, refused for a purge they had missed, gone to the origin instead";
+        let mut family = encoder.encode_descriptor("shield_requests", help, None, MetricType::Counter)?;
+        for site in sites.iter() {
+            let Some(shields) = &site.shields else { continue };
+            let stats = &shields.stats;
+            let outcomes =
+                [("answered", &stats.answered), ("behind", &stats.behind), ("fell_back", &stats.fell_back)];
+            for (outcome, count) in outcomes {
+                let labels = [("site", site.name.as_str()), ("outcome", outcome)];
+                labelled(&mut family, &labels, &ConstCounter::new(count.load(Relaxed)))?;
+            }
+        }
+        Ok(())
     }
 
     /// How the origins of sites with a balance are.

@@ -183,6 +183,7 @@ mod tests {
             name: "s".to_owned(),
             hosts: Vec::new(),
             origins: Vec::new(),
+            shields: Vec::new(),
             balance: Some(balance),
             tls: None,
             http3: Default::default(),

@@ -13,7 +13,10 @@ use nearside_fleet::{config, config::front::TlsVersion};
 use crate::{
     alt_svc::{AltSvc, Quic},
     listen::share::Share,
-    origin::{Credentials, Origins, Secret, Trust},
+    origin::{
+        Credentials, Origins, Secret, Trust,
+        shield::{Fleet, Shields},
+    },
     place::Places,
     policy::Rules,
     request::frontage::Frontage,
@@ -26,6 +29,8 @@ pub struct Site {
     pub name: String,
     /// Where its content comes from.
     pub origins: Origins,
+    /// The PoPs it is fetched through, if this edge knows how.
+    pub shields: Option<Shields>,
     /// Its caching rules.
     pub rules: Rules,
     /// Its counters.
@@ -62,6 +67,7 @@ impl Sites {
     pub fn build(
         configured: &BTreeMap<String, config::Site>,
         geoip: &config::Geoip,
+        fleet: Option<&Fleet>,
         last: Option<&Sites>,
         workers: usize,
         quic: Quic,
@@ -72,7 +78,7 @@ impl Sites {
             .map_err(|error| vec![format!("rules by place: {error}")])?;
         for (name, site) in configured {
             let last = last.and_then(|last| last.by_name.get(name));
-            match Site::build(site, &places, last, workers, quic) {
+            match Site::build(site, &places, fleet, last, workers, quic) {
                 Ok(built) => sites.insert(Arc::new(built)),
                 Err(error) => mistakes.push(format!("site {name}: origin: {error}")),
             }
@@ -114,6 +120,7 @@ impl Site {
     fn build(
         site: &config::Site,
         places: &Arc<Places>,
+        fleet: Option<&Fleet>,
         last: Option<&Arc<Site>>,
         workers: usize,
         quic: Quic,
@@ -126,9 +133,21 @@ impl Site {
         let credentials = site.origins.iter().map(load).collect::<Result<Vec<_>, _>>()?;
         let origins = Origins::new(site, credentials, places, last.map(|last| &last.origins))
             .map_err(|error| error.to_string())?;
+        let shields = match fleet {
+            Some(fleet) => {
+                let known = last.and_then(|last| last.shields.as_ref());
+                let shields = Shields::new(site, fleet, origins.head_deadline(), known);
+                shields.map_err(|error| format!("shield: {error}"))?
+            }
+            None => None,
+        };
+        if fleet.is_none() && !site.shields.is_empty() {
+            tracing::warn!(site = site.name, "this node has no identity: shields are not used");
+        }
         Ok(Site {
             name: site.name.clone(),
             origins,
+            shields,
             rules: Rules::from(&site.cache),
             stats: last.map_or_else(|| SiteStats::new(workers), |last| last.stats.clone()),
             hosts: site.hosts.clone(),

@@ -112,6 +112,8 @@ pub struct Pop {
     pub https: Vec<SocketAddr>,
     /// Whether HTTP/3 is spoken on UDP at the addresses and ports of `https`.
     pub http3: bool,
+    /// Where its edge serves other edges, which show their identities: what makes it a shield.
+    pub shield: Option<SocketAddr>,
     /// Control listener of its edge (mutual TLS once the node has an identity).
     pub control: Option<SocketAddr>,
     /// Separate plain listener for `/metrics` only.
@@ -354,6 +356,8 @@ pub struct Site {
     /// How one of them is chosen, and what happens when it fails. There for a site with several; with one
     /// only where the fleet file asks for it.
     pub balance: Option<Balance>,
+    /// PoPs through which the others fetch, so that the origin is asked once for the whole fleet.
+    pub shields: Vec<Id>,
     /// Certificate, if the site is served over TLS.
     pub tls: Option<SiteTls>,
     /// Whether clients may use HTTP/3 for it.

@@ -39,6 +39,7 @@ fn pop(name: &str, at: (f64, f64), number: u8) -> Pop {
         http: vec![],
         https: vec![],
         http3: false,
+        shield: None,
         control: None,
         metrics: None,
         bias_km: 0.0,

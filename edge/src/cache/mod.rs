@@ -394,6 +394,11 @@ impl Cache {
         applied
     }
 
+    /// What was purged.
+    pub fn purges(&self) -> &Purges {
+        &self.purges
+    }
+
     /// Finds this store's place in the fleet's sequence of purges, from what home knows of it: see
     /// [`nearside_fleet::purge::Journal`]. Waits for the disk, elsewhere.
     ///

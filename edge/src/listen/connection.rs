@@ -64,6 +64,8 @@ pub struct Client {
     scheme: &'static str,
     /// Whether it came over QUIC.
     quic: bool,
+    /// The node of the fleet that asks, for a client of its own.
+    pub node: Option<String>,
     /// Held by a tunnel too, which outlives hyper's part in the connection. `None`: no connection.
     place: Option<Admitted>,
 }
@@ -96,6 +98,11 @@ impl Client {
         Arc::new(Client { quic: true, ..Self::of(peer, local, Some(tls), place) })
     }
 
+    /// Another edge of the fleet, which asks for clients of its own.
+    pub(super) fn of_node(peer: SocketAddr, local: SocketAddr, node: String, place: Admitted) -> Arc<Self> {
+        Arc::new(Client { node: Some(node), scheme: "https", ..Self::of(peer, local, None, place) })
+    }
+
     fn of(peer: SocketAddr, local: SocketAddr, tls: Option<ClientTls>, place: Admitted) -> Self {
         let is_tls = tls.is_some();
         Client {
@@ -109,6 +116,7 @@ impl Client {
             retire: Notify::new(),
             scheme: if is_tls { "https" } else { "http" },
             quic: false,
+            node: None,
             place: Some(place),
         }
     }
@@ -127,6 +135,7 @@ impl Client {
             retire: Notify::new(),
             scheme,
             quic: false,
+            node: None,
             place: None,
         })
     }
@@ -209,6 +218,7 @@ pub async fn serve_proxied(
     match speaks {
         Speaks::Http => serve_plain(front, stream, client, place).await,
         Speaks::Https | Speaks::Quic => serve_tls(front, stream, client, place).await,
+        Speaks::Fleet => super::peers::serve(front, stream, client, place).await,
     }
 }
 

@@ -10,6 +10,7 @@ pub mod connection;
 mod http1;
 pub mod limits;
 pub mod pace;
+mod peers;
 pub mod proxy;
 pub mod quic;
 pub mod share;
@@ -27,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use nearside_fleet::config::front::ProxyProtocol;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -60,6 +61,8 @@ pub enum Speaks {
     Https,
     /// HTTP/3 over QUIC.
     Quic,
+    /// HTTP/1 over TLS with other edges, by both sides' identities.
+    Fleet,
 }
 
 impl Speaks {
@@ -69,6 +72,7 @@ impl Speaks {
             Speaks::Http => "HTTP",
             Speaks::Https => "HTTPS",
             Speaks::Quic => "HTTP/3",
+            Speaks::Fleet => "HTTPS for the fleet's edges",
         }
     }
 }
@@ -89,6 +93,8 @@ pub struct Front {
     pub resolver: Arc<Resolver>,
     /// What listeners count.
     pub stats: Arc<FrontStats>,
+    /// The server side of TLS with other edges; `None`: this node has no identity.
+    pub peers: ArcSwapOption<rustls::ServerConfig>,
     /// Who is in.
     pub admission: Arc<Admission>,
     /// Cancelled when the node stops.
@@ -114,6 +120,7 @@ impl Front {
             proxies: ArcSwap::default(),
             resolver,
             stats,
+            peers: ArcSwapOption::empty(),
             admission: Arc::default(),
             draining: CancellationToken::new(),
             handshakes: Arc::default(),
@@ -353,9 +360,11 @@ async fn accept(front: Arc<Front>, listener: TcpListener, endpoint: Endpoint, st
             }
         };
         front.stats.accepted.fetch_add(1, Ordering::Relaxed);
-        let proxied = front.is_proxy(endpoint.0, peer.ip());
+        let is_fleet = endpoint.1 == Speaks::Fleet;
+        let proxied = !is_fleet && front.is_proxy(endpoint.0, peer.ip());
         // Who is behind a load balancer shows in its header; the balancer itself is as many clients as it has.
-        let place = match proxied {
+        // Another edge, too, speaks for many.
+        let place = match proxied || is_fleet {
             true => front.admission.enter(&front.stats),
             false => front.admission.admit(peer.ip(), &front.stats),
         };
@@ -366,6 +375,7 @@ async fn accept(front: Arc<Front>, listener: TcpListener, endpoint: Endpoint, st
         match endpoint.1 {
             speaks if proxied => tokio::spawn(connection::serve_proxied(front, stream, peer, place, speaks)),
             Speaks::Http => tokio::spawn(connection::serve_plain(front, stream, peer, place)),
+            Speaks::Fleet => tokio::spawn(peers::serve(front, stream, peer, place)),
             Speaks::Https | Speaks::Quic => tokio::spawn(connection::serve_tls(front, stream, peer, place)),
         };
     }

@@ -7,6 +7,7 @@
 //! | what *one exchange* is | [`exchange`], with [`redirect`]s that are listed |
 //! | what the origin gets to see | [`sign`], on a copy, for each origin anew; [`storage`] where it keeps objects |
 //! | whether it is well | [`watch`] asks |
+//! | which *other PoP* is asked instead | [`shield`] |
 //!
 //! Redirects that no list names are not followed: the client gets to see them.
 
@@ -24,6 +25,7 @@ mod outlier;
 mod pool;
 mod redirect;
 mod resolve;
+pub mod shield;
 mod sign;
 mod storage;
 mod trust;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use nearside_fleet::config::TlsVersion;
+use nearside_node::tls::Credentials;
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
     pki_types::{CertificateDer, pem::PemObject},
@@ -39,12 +40,26 @@ pub enum TrustError {
 }
 
 /// What certificates an origin may show.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Trust {
     /// Those that chain to the system's roots.
     System,
     /// Those that chain to these.
     Bundle(Vec<CertificateDer<'static>>),
+    /// Those of the fleet's CA; this node's identity is shown in return.
+    Fleet(Arc<Credentials>),
+}
+
+impl PartialEq for Trust {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Trust::System, Trust::System) => true,
+            (Trust::Bundle(ours), Trust::Bundle(theirs)) => ours == theirs,
+            // A renewed identity is another chain.
+            (Trust::Fleet(ours), Trust::Fleet(theirs)) => ours.chain == theirs.chain,
+            _ => false,
+        }
+    }
 }
 
 impl Trust {
@@ -77,6 +92,7 @@ impl Trust {
                 store.add_parsable_certificates(roots.iter().cloned());
                 Arc::new(store)
             }
+            Trust::Fleet(credentials) => credentials.roots.clone(),
         }
     }
 
@@ -86,9 +102,19 @@ impl Trust {
             TlsVersion::Tls12 => &[&TLS13, &TLS12],
             TlsVersion::Tls13 => &[&TLS13],
         };
-        let mut config = ClientConfig::builder_with_protocol_versions(versions)
-            .with_root_certificates(self.roots())
-            .with_no_client_auth();
+        let builder =
+            ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(self.roots());
+        let mut config = match self {
+            Trust::System | Trust::Bundle(_) => builder.with_no_client_auth(),
+            Trust::Fleet(credentials) => {
+                let identity = (credentials.chain.clone(), credentials.key.clone_key());
+                // Read and found to match when the node started.
+                builder.clone().with_client_auth_cert(identity.0, identity.1).unwrap_or_else(|error| {
+                    tracing::error!(%error, "this node's identity can't be shown to shields");
+                    builder.with_no_client_auth()
+                })
+            }
+        };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config)
     }

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::decide::Forward;
 
@@ -121,6 +121,20 @@ impl CacheStatus {
         let written = fmt::Write::write_fmt(&mut text, format_args!("{self}"));
         let value = written.ok().and_then(|()| HeaderValue::from_maybe_shared(Bytes::from(text)).ok());
         value.unwrap_or(HeaderValue::from_static("Nearside"))
+    }
+}
+
+/// Names the node in our member, the last one, of an answer to another edge of ours: its client then sees which PoPs
+/// were on the way (RFC 9211 §2: each cache its own name).
+pub fn name_hop(headers: &mut HeaderMap, node: &str) {
+    let members: Vec<HeaderValue> = headers.get_all(CACHE_STATUS).iter().cloned().collect();
+    let Some((ours, others)) = members.split_last() else { return };
+    let Some(rest) = ours.as_bytes().strip_prefix(b"Nearside") else { return };
+    let named = [b"Nearside-", node.as_bytes(), rest].concat();
+    let Ok(named) = HeaderValue::from_bytes(&named) else { return };
+    headers.remove(CACHE_STATUS);
+    for member in others.iter().chain([&named]) {
+        headers.append(CACHE_STATUS, member.clone());
     }
 }
 

@@ -10,11 +10,16 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 
 use super::{Edge, gate};
-use crate::{listen::connection::Client, origin::SendBody, policy::Target, site::Site};
+use crate::{
+    listen::connection::Client,
+    origin::{SendBody, shield::PURGED},
+    policy::Target,
+    site::Site,
+};
 
 /// Fields by which proxies speak of clients and of what they asked for: never a client's to set. Frameworks take
 /// some of them for the host, path or scheme to make a page from, which the cache key would not hold.
-const FORWARDING: [HeaderName; 15] = [
+const FORWARDING: [HeaderName; 16] = [
     header::FORWARDED,
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-proto"),
@@ -30,6 +35,7 @@ const FORWARDING: [HeaderName; 15] = [
     HeaderName::from_static("x-rewrite-url"),
     HeaderName::from_static("x-host"),
     HeaderName::from_static("front-end-https"),
+    PURGED,
 ];
 
 /// Whether a request asks for a tunnel that is passed on. h2c is not: it would be HTTP again, past every
@@ -46,6 +52,24 @@ pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
         protocol == "h2c" || protocol.starts_with("http/") || protocol.starts_with("tls/")
     });
     (!speaks_http).then(|| upgrade.clone())
+}
+
+/// Who the client is, and how it asked.
+struct Told {
+    address: IpAddr,
+    scheme: &'static str,
+}
+
+impl Told {
+    /// As another edge of the fleet says, whose client it is.
+    fn by_edge(headers: &HeaderMap) -> Option<Told> {
+        let address = headers.get("x-forwarded-for")?.to_str().ok()?.parse().ok()?;
+        let scheme = match headers.get("x-forwarded-proto")?.as_bytes() {
+            b"http" => "http",
+            _ => "https",
+        };
+        Some(Told { address, scheme })
+    }
 }
 
 /// What the origin's request is made of, besides its fields.
@@ -68,6 +92,7 @@ impl Forwarding<'_> {
     /// # Errors
     /// When the target can't be written as one, which parsing it has ruled out.
     pub fn request(&self, mut headers: HeaderMap, body: SendBody) -> Result<Request<SendBody>, http::Error> {
+        let told = self.client.node.is_some().then(|| Told::by_edge(&headers)).flatten();
         for name in FORWARDING {
             headers.remove(name);
         }
@@ -80,7 +105,7 @@ impl Forwarding<'_> {
         }
         // An origin that wants another one gets it as its request is signed.
         headers.insert(header::HOST, HeaderValue::from_str(self.target.host())?);
-        self.say_who(&mut headers)?;
+        self.say_who(told, &mut headers)?;
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.target.path_and_query().parse::<Uri>()?;
@@ -88,9 +113,10 @@ impl Forwarding<'_> {
         Ok(request)
     }
 
-    fn say_who(&self, headers: &mut HeaderMap) -> Result<(), http::Error> {
-        let address = self.client.peer.ip().to_canonical();
-        let (scheme, host) = (self.client.scheme(), self.target.host());
+    fn say_who(&self, told: Option<Told>, headers: &mut HeaderMap) -> Result<(), http::Error> {
+        let ours = Told { address: self.client.peer.ip().to_canonical(), scheme: self.client.scheme() };
+        let Told { address, scheme } = told.unwrap_or(ours);
+        let host = self.target.host();
         headers.insert("x-forwarded-for", HeaderValue::from_str(&address.to_string())?);
         headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
         headers.insert("x-forwarded-host", HeaderValue::from_str(host)?);

@@ -63,6 +63,9 @@ pub fn receive<B>(edge: &Edge, client: &Client, request: &Request<B>) -> Result<
         }
     }
     let Some(site) = edge.sites.load().find(&host).cloned() else { return Err(Refusal::UnknownHost) };
+    if client.node.is_some() && edge.is_behind(request.headers()) {
+        return Err(Refusal::Behind);
+    }
     // Over QUIC, sites that chose it only: the client comes back over TCP (RFC 9110 section 15.5.20).
     if client.is_quic() && !site.http3.is_served() {
         return Err(Refusal::Misdirected);

@@ -622,7 +622,14 @@ pub(super) async fn ask(
             }
             stats.origin_fetches.fetch_add(1, Relaxed);
             let asked = For { key: exchange.key.as_str(), client: exchange.client.peer.ip() };
-            exchange.site.origins.fetch(request, &asked).await
+            match exchange.site.shields.as_ref().filter(|_| exchange.client.node.is_none()) {
+                Some(shields) => {
+                    let purged = exchange.edge.cache.purges().sequence();
+                    // Boxed: it holds a fetch within a fetch, and most sites have none.
+                    Box::pin(shields.fetch(request, &asked, &exchange.site.origins, purged)).await
+                }
+                None => exchange.site.origins.fetch(request, &asked).await,
+            }
         }
         Err(error) => Err(FetchError::Unsendable(Arc::new(error))),
     };

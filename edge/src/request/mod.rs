@@ -52,6 +52,7 @@ use crate::{
     cache::{Cache, Candidates},
     listen::{connection::Client, share::Place},
     load::Load,
+    origin::shield::PURGED,
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
     site::{Site, Sites},
     stats::{Outcome, SiteStats},
@@ -129,6 +130,12 @@ impl Edge {
             1 => Serving::Yes,
             _ => Serving::Draining,
         }
+    }
+
+    /// Whether another edge that asks has seen purges of the fleet which this one has not.
+    fn is_behind(&self, headers: &HeaderMap) -> bool {
+        let theirs = headers.get(PURGED).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        theirs.is_some_and(|theirs| theirs > self.cache.purges().sequence())
     }
 
     /// From now on.
@@ -362,6 +369,9 @@ fn finish(exchange: &Exchange, mut answer: Answer, started: Instant) -> Response
     }
     answer.response.body_mut().account(stats.clone(), access);
     exchange.site.frontage.dress(exchange.client.scheme(), answer.response.headers_mut());
+    if exchange.client.node.is_some() {
+        policy::status::name_hop(answer.response.headers_mut(), &exchange.edge.identity.node);
+    }
     answer.response
 }
 

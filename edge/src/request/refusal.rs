@@ -7,7 +7,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{Answer, Body, deliver};
 use crate::{
-    origin::{FetchError, SendError},
+    origin::{
+        FetchError, SendError,
+        shield::{BEHIND, REFUSED},
+    },
     policy::{Failure, status::CacheStatus},
     stats::Outcome,
 };
@@ -21,6 +24,8 @@ pub enum Refusal {
     HostMismatch,
     /// A target in a form that only a forward proxy serves.
     BadTarget,
+    /// Another edge has seen purges that have not come here yet: what is stored may be what it was purged of.
+    Behind,
     /// Longer than a target may be.
     TargetTooLong,
     /// No site has this host. 421 rather than 404: the resource may well exist, this server is not the one
@@ -99,6 +104,7 @@ impl Refusal {
             Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
             Refusal::UnknownHost | Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::Behind => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Expectation => StatusCode::EXPECTATION_FAILED,
             Refusal::Loop => StatusCode::LOOP_DETECTED,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -125,6 +131,7 @@ impl Refusal {
             Refusal::TargetTooLong => "target-too-long",
             Refusal::UnknownHost => "unknown-host",
             Refusal::Misdirected => "misdirected",
+            Refusal::Behind => "shield-behind",
             Refusal::Method => "method",
             Refusal::Expectation => "expectation",
             Refusal::UpgradeWithContent => "upgrade-with-content",
@@ -161,6 +168,9 @@ impl Refusal {
         // An error of ours must not outlive its cause in a cache downstream.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::SERVER, HeaderValue::from_static("nearside"));
+        if matches!(self, Refusal::Behind) {
+            headers.insert(REFUSED, BEHIND);
+        }
         if matches!(self, Refusal::Method) {
             headers.insert(header::ALLOW, HeaderValue::from_static(super::gate::ALLOW));
         }

@@ -26,6 +26,7 @@ use nearside_edge::{daemon::EdgeDaemon, listen::Speaks};
 use nearside_fleet::config::{self, Config};
 use nearside_node::{
     Context, ControlRequest, ControlResponse, Daemon, Desired, Role, Source, metrics::Metrics,
+    state::StateDir,
 };
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
@@ -177,6 +178,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         http: vec![any],
         https: certificate.iter().map(|_| any).collect(),
         http3: false,
+        shield: None,
         control: None,
         metrics: None,
         bias_km: 0.0,
@@ -191,6 +193,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         hosts: vec![HOST.to_owned(), "*.cdn.test".to_owned()],
         origins: vec![at(origin)],
         balance: None,
+        shields: Vec::new(),
         tls: certificate.map(|certificate| config::SiteTls::Files {
             certificate: certificate.chain.clone(),
             key: certificate.key.clone(),
@@ -249,9 +252,14 @@ impl Edge {
 
     /// An edge of this configuration.
     pub async fn with(config: Config, dir: TempDir) -> Edge {
+        Edge::of_node("fra", config, dir, None).await
+    }
+
+    /// The edge of a node of this configuration.
+    pub async fn of_node(node: &str, config: Config, dir: TempDir, state: Option<StateDir>) -> Edge {
         nearside_node::tls::install_provider();
         let metrics = Metrics::new("nearside-edge", "test");
-        let context = Context { node: "fra".to_owned(), state: None, metrics: metrics.clone() };
+        let context = Context { node: node.to_owned(), state, metrics: metrics.clone() };
         let daemon = Arc::new(EdgeDaemon::new(context));
         let edge = Edge { daemon: daemon.clone(), config: config.clone(), dir, metrics };
         edge.reload(config).unwrap();

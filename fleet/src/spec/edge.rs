@@ -23,11 +23,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// What clients remember can't be taken back where no TCP connection reaches them.
 const HTTP3_MAX_AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
-pub(super) fn sites(top: &Section<'_>) -> BTreeMap<Id, Site> {
+pub(super) fn sites(top: &Section<'_>, pops: &BTreeMap<Id, Pop>) -> BTreeMap<Id, Site> {
     let (mut sites, mut hosts) = (BTreeMap::new(), BTreeMap::new());
     for (name, section) in top.named("site", keys::SITE) {
         check_name(&section, &name);
-        if let Some(site) = site(name.clone(), &section) {
+        if let Some(site) = site(name.clone(), &section, pops) {
             for host in &site.hosts {
                 once(&mut hosts, &section, "hosts", host.clone());
             }
@@ -37,7 +37,7 @@ pub(super) fn sites(top: &Section<'_>) -> BTreeMap<Id, Site> {
     sites
 }
 
-fn site(name: Id, section: &Section<'_>) -> Option<Site> {
+fn site(name: Id, section: &Section<'_>, pops: &BTreeMap<Id, Pop>) -> Option<Site> {
     section.required("hosts", "host names like \"www.example.org\"");
     let hosts = section
         .list("hosts", "host names like \"www.example.org\" or \"*.example.org\"", |value| {
@@ -53,7 +53,26 @@ fn site(name: Id, section: &Section<'_>) -> Option<Site> {
     // Objects in storage have no query: `?1`, `?2`, … must not each be fetched and kept.
     let in_storage = origins.iter().any(|origin| origin.storage.is_some());
     let cache = cache(section, if in_storage { QueryKey::Ignore } else { QueryKey::Keep });
-    Some(Site { name, hosts, origins, balance, tls, http3, cache, front })
+    let shields = shields(section, pops);
+    Some(Site { name, hosts, origins, balance, shields, tls, http3, cache, front })
+}
+
+/// PoPs that other edges can reach: a shield without a listener or an address would never be asked.
+fn shields(section: &Section<'_>, pops: &BTreeMap<Id, Pop>) -> Vec<Id> {
+    let known =
+        pops.values().filter(|pop| pop.shield.is_some() && !(pop.ipv4.is_empty() && pop.ipv6.is_empty()));
+    let known: Vec<&str> = known.map(|pop| pop.name.as_str()).collect();
+    let expected = match known.is_empty() {
+        true => "PoPs that have `shield` and an address; none has".to_owned(),
+        false => format!("PoPs that have `shield` and an address, of {}", known.join(", ")),
+    };
+    let named = section.list("shields", &expected, |value| {
+        value.get_ref().as_str().filter(|name| known.contains(name)).map(str::to_owned)
+    });
+    let mut shields = named.unwrap_or_default();
+    shields.sort();
+    shields.dedup();
+    shields
 }
 
 fn http3(section: &Section<'_>, has_tls: bool) -> Http3 {

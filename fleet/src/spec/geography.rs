@@ -147,7 +147,7 @@ pub(super) fn pops(top: &Section<'_>) -> BTreeMap<Id, Pop> {
                 listener(&mut sockets, &section, key, *socket);
             }
         }
-        for (key, socket) in [("control", pop.control), ("metrics", pop.metrics)] {
+        for (key, socket) in [("shield", pop.shield), ("control", pop.control), ("metrics", pop.metrics)] {
             if let Some(socket) = socket {
                 listener(&mut sockets, &section, key, socket);
             }
@@ -183,6 +183,7 @@ fn pop(name: Id, section: &Section<'_>) -> Pop {
         http,
         https,
         http3: http3(section),
+        shield: section.parse("shield", SOCKET),
         control: section.parse("control", SOCKET),
         metrics: section.parse("metrics", SOCKET),
         bias_km: section.number("bias_km", -BIAS_KM_MAX, BIAS_KM_MAX).unwrap_or(0.0),

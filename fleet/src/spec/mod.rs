@@ -124,7 +124,7 @@ fn read<'d>(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Option<Config> {
     let checks = steering::checks(&top);
     let services = steering::services(&top, &pops, &checks);
     let zones = steering::zones(&top, &services);
-    let sites = edge::sites(&top);
+    let sites = edge::sites(&top, &pops);
     edge::promises(&top, &pops, &services, &zones, &sites);
     let controller = edge::controller(&top);
     let ticket_keys = edge::ticket_keys(&top);
