@@ -7,7 +7,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Instant, SystemTime},
 };
 
@@ -64,6 +64,7 @@ impl Current {
         front.admission.set_limits(self.pop.front.limits.clone());
         front.proxies.store(Arc::new(self.pop.front.proxy_protocol.clone()));
         front.peers.store(self.peers.clone());
+        front.h2c.store(self.pop.front.h2c, Ordering::Relaxed);
         if let Some(tickets) = &self.tickets {
             front.tickets.set(tickets.clone());
         }

@@ -16,7 +16,10 @@ use http::Method;
 use http_body_util::BodyExt;
 use nearside_node::Daemon;
 use support::{Certificate, Edge, HOST, Origin, exchange, get_h2, request, said, talk, until};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// An origin that answers with the request's head as it came.
 async fn mirror() -> Origin {
@@ -444,4 +447,24 @@ async fn one_h2_connection_carries_many_requests_at_once() {
         stream.await.unwrap();
     }
     assert_eq!(edge.metric("nearside_edge_connections_accepted_total", &[]), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_in_the_clear_is_spoken_only_where_configured() {
+    let origin =
+        Origin::start(|_, _| async { said(200, &[("cache-control", "max-age=60")], "content") }).await;
+    let edge = Edge::start(&origin).await;
+    let refused = talk(edge.http(), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    assert!(refused.starts_with("HTTP/1.1 "), "{refused}");
+    let mut config = edge.config.clone();
+    config.pops.get_mut("fra").unwrap().front.h2c = true;
+    edge.reload(config).unwrap();
+    let stream = TcpStream::connect(edge.http()).await.unwrap();
+    let replies = get_h2(stream, &["/one", "/two"]).await;
+    assert!(replies.iter().all(|reply| reply.status == 200 && reply.text() == "content"));
+    assert_eq!(
+        edge.get("/one", &[]).await.field("x-cache-status"),
+        "HIT",
+        "HTTP/1 is spoken there as before"
+    );
 }

@@ -222,12 +222,37 @@ pub async fn serve_proxied(
     }
 }
 
-/// Serves a plain connection: HTTP/1 only. h2c by prior knowledge would let one listener be spoken to
-/// in two protocols, which no browser uses and which proxies in front of us may not expect.
+/// What HTTP/2 by prior knowledge begins with (RFC 9113 section 3.4), as far as it tells it from every method.
+const PREFACE: &[u8] = b"PRI";
+
+/// Serves a plain connection: HTTP/1, unless the fleet file allows h2c. Two protocols on one listener are what
+/// proxies in front of us may not expect, and no browser speaks h2c.
 pub async fn serve_plain(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, place: Admitted) {
     let Ok(local) = stream.local_addr() else { return };
+    if front.h2c.load(Ordering::Relaxed) {
+        let limit = limits::HEAD_TIMEOUT;
+        match tokio::time::timeout(limit, begins_with_preface(&stream)).await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => {
+                let client = Client::new(peer, local, None, place);
+                let (stream, sender) = Coalesce::new(stream);
+                sender.gather();
+                return serve_http2(&front, stream, sender, client).await;
+            }
+            Ok(Err(_)) => return,
+            Err(_) => return front.stats.turned(Turned::HeadTimeout),
+        }
+    }
     let client = Client::new(peer, local, None, place);
     http1::serve(&front, stream, &client).await;
+}
+
+/// Whether the first segment is that of an HTTP/2 client. One that sends its preface byte by byte is taken for
+/// HTTP/1, where `PRI` is refused.
+async fn begins_with_preface(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    let seen = stream.peek(&mut first).await?;
+    Ok(&first[..seen] == PREFACE)
 }
 
 /// Serves a TLS connection: handshake, then what ALPN settled.

@@ -22,7 +22,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -89,6 +89,8 @@ pub struct Front {
     pub tickets: Arc<Tickets>,
     /// Who may say for whom it speaks.
     pub proxies: ArcSwap<Vec<ProxyProtocol>>,
+    /// Whether plain listeners take HTTP/2 by prior knowledge.
+    pub h2c: AtomicBool,
     /// Certificates by name.
     pub resolver: Arc<Resolver>,
     /// What listeners count.
@@ -118,6 +120,7 @@ impl Front {
             quic,
             tickets,
             proxies: ArcSwap::default(),
+            h2c: AtomicBool::new(false),
             resolver,
             stats,
             peers: ArcSwapOption::empty(),

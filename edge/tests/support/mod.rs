@@ -472,9 +472,12 @@ pub fn request(
 }
 
 /// GETs over h2 on an established TLS connection.
-pub async fn get_h2(tls: Tls, paths: &[&str]) -> Vec<Reply> {
+pub async fn get_h2<T>(stream: T, paths: &[&str]) -> Vec<Reply>
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.unwrap();
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let mut replies = Vec::new();
     for path in paths {

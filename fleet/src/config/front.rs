@@ -158,6 +158,8 @@ pub struct SiteFront {
 pub struct PopFront {
     /// Load balancers in front of the edge.
     pub proxy_protocol: Vec<ProxyProtocol>,
+    /// Whether HTTP/2 by prior knowledge is spoken in the clear, where `http` is.
+    pub h2c: bool,
     /// What its clients may use.
     pub limits: FrontLimits,
 }

@@ -1,4 +1,4 @@
-//! What PoPs and sites say of connections in front: `proxy_protocol`, `limits`, `https`, `hsts`, `server`.
+//! What PoPs and sites say of connections in front: `proxy_protocol`, `h2c`, `limits`, `https`, `hsts`, `server`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,7 +21,8 @@ const NETWORKS: &str = "networks like \"192.0.2.0/24\", host bits zero, or addre
 pub(super) fn pop(section: &Section<'_>, listeners: &[SocketAddr]) -> PopFront {
     let proxies = section.repeated("proxy_protocol", keys::PROXY_PROTOCOL);
     let proxy_protocol = proxies.iter().filter_map(|inner| proxy_protocol(inner, listeners)).collect();
-    PopFront { proxy_protocol, limits: limits(section) }
+    let h2c = section.read("h2c", "true or false", |value| value.as_bool()).unwrap_or(false);
+    PopFront { proxy_protocol, h2c, limits: limits(section) }
 }
 
 fn proxy_protocol(section: &Section<'_>, listeners: &[SocketAddr]) -> Option<ProxyProtocol> {

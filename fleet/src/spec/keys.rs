@@ -34,6 +34,7 @@ pub(crate) const POP: &[&str] = &[
     "disk",
     "workers",
     "proxy_protocol",
+    "h2c",
     "limits",
 ];
 pub(crate) const PROXY_PROTOCOL: &[&str] = &["listen", "from"];
