@@ -10,6 +10,7 @@ Cases that are no ratio of work print `figure <case> <who> <name> <median> <unit
     slow-clients       300 clients on files of 50 MB at 900 Mbit/s together
     longtail, zipf     also the share of requests that did not reach the origin
     memory-per-object  what a stored object of 1 KiB adds to the resident memory
+    tail               p50 and p99 at 70 % of capacity, ours also while everything is swapped once a second
 
 Every run has a directory of its own, and all are removed at the end: ext4 searches long for inodes when many were just
 freed, and charges that to whichever server creates files next.
@@ -27,6 +28,7 @@ import time
 import urllib.request
 
 import idle
+import tail
 from measure import LOAD_CORE, Failure, Server, alternate, need, tcp_open
 
 HOST = "www.bench.test"
@@ -53,7 +55,7 @@ HITS = {
 OWN_H2 = {"h3-1k": "h2-1k", "h3-32k": "h2-32k", "h3-1m": "h2-1m"}
 # Ratios of work, and figures: see below.
 MIXES = ["miss-1k", "longtail", "zipf"]
-FIGURES = ["herd", "slow-clients", "memory-per-object"]
+FIGURES = ["herd", "slow-clients", "memory-per-object", "tail"]
 CASES = [*HITS, *MIXES, *FIGURES, "idle"]
 PEERS = ["nginx", "varnish", "haproxy", "ats"]
 BUILD = ["-p", "nearside-edge", "-p", "nearside-bench"]
@@ -177,7 +179,7 @@ def figures(case: str, everyone: list, rounds: int, measured) -> list:
 
 def cannot(peer: str, case: str) -> str | None:
     load = HITS.get(case, ("wrk", 0, 0))[0]
-    if peer in ("varnish", "ats") and load in TLS:
+    if peer in ("varnish", "ats") and (load in TLS or case == "tail"):
         return f"{peer} does not terminate TLS here"
     if peer == "haproxy" and case in ("h1-100m-disk", "herd", "slow-clients"):
         return "HAProxy caches in memory only, and nothing of that size"
@@ -291,7 +293,44 @@ def memory_per_object(name: str, work: pathlib.Path, tools: pathlib.Path) -> dic
     return {"resident": ((after - before) / max(1, asked), "bytes"), "objects": (asked, "objects")}
 
 
+def tail_latency(name: str, work: pathlib.Path, tools: pathlib.Path) -> dict:
+    url = [f"--connect-to={ADDRESSES[name]}:{HTTPS}", f"https://{HOST}:{HTTPS}/1024/hit"]
+    seconds, log = 5, work / "tail.log"
+    with start(name, "tail", work, tools) as server:
+        for _ in range(3):
+            fetch(ADDRESSES[name], "/1024/hit")
+        rate = tail.SHARE * tail.capacity(client, url, 2)
+        found = tail.latencies(client, url, rate, seconds, log)
+        if name == "ours":
+            with tail.Swaps(lambda turn: swap_ours(server.workdir, work, turn)) as swaps:
+                swapping = tail.latencies(client, url, rate, seconds, log)
+            found |= {f"swapping-{figure}": value for figure, value in swapping.items() if figure != "rate"}
+            found["swaps"] = (swaps.count, "swaps")
+    return found
+
+
+def swap_ours(home: pathlib.Path, work: pathlib.Path, turn: int) -> None:
+    """Another certificate, another limit, another origin timeout, one site more or less."""
+    number = turn % 2
+    for kind in ("cert", "key"):
+        fresh = home / f"{kind}.new"
+        fresh.write_bytes((work / f"{kind}{number or ''}.pem").read_bytes())
+        fresh.replace(work / f"live-{kind}.pem")
+    fleet = home / "nearside.toml"
+    text = ours_fleet(home, work, 1024).replace(
+        f'origin = "http://{ORIGIN[0]}:{ORIGIN[1]}"',
+        f'origin = {{ url = "http://{ORIGIN[0]}:{ORIGIN[1]}", first_byte_timeout = "{20 + number}s" }}\n'
+        f"limits = {{ requests_max = {50_000 + number} }}",
+    )
+    if number:
+        text += f'[site.more]\nhosts = ["more.bench.test"]\norigin = "http://{ORIGIN[0]}:{ORIGIN[1]}"\n'
+    fresh = home / "nearside.new"
+    fresh.write_text(text)
+    fresh.replace(fleet)
+
+
 FIGURE_OF = {
+    "tail": tail_latency,
     "herd": herd,
     "slow-clients": slow_clients,
     "memory-per-object": memory_per_object,
@@ -391,17 +430,29 @@ def certificate(work: pathlib.Path) -> None:
         "-keyout", str(work / "key.pem"), "-out", str(work / "cert.pem"),
     ])
     (work / "both.pem").write_text((work / "cert.pem").read_text() + (work / "key.pem").read_text())
+    # A second one, for swaps; nearside is shown copies.
+    client([
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
+        "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}",
+        "-keyout", str(work / "key1.pem"), "-out", str(work / "cert1.pem"),
+    ])
+    for kind in ("cert", "key"):
+        shutil.copy(work / f"{kind}.pem", work / f"live-{kind}.pem")
 
 
-def ours(home, tools, work, memory_mib):
+def ours_fleet(home, work, memory_mib):
     address = ADDRESSES["ours"]
-    (home / "nearside.toml").write_text(
+    return (
         f'version = 1\nfleet = "bench"\n[pop.bench]\nlocation = [50.11, 8.68]\nipv4 = ["{address}"]\n'
         f'http = ["{address}:{HTTP}"]\nhttps = ["{address}:{HTTPS}"]\nhttp3 = true\nworkers = 1\n'
         f'memory = "{memory_mib}MiB"\ncache_dir = "{home}/cache"\ndisk = "8GiB"\n'
         f'[site.www]\nhosts = ["{HOST}"]\norigin = "http://{ORIGIN[0]}:{ORIGIN[1]}"\n'
-        f'tls = {{ certificate = "{work}/cert.pem", key = "{work}/key.pem" }}\nhttp3 = true\n'
+        f'tls = {{ certificate = "{work}/live-cert.pem", key = "{work}/live-key.pem" }}\nhttp3 = true\n'
     )
+
+
+def ours(home, tools, work, memory_mib):
+    (home / "nearside.toml").write_text(ours_fleet(home, work, memory_mib))
     return [tools / "nearside-edge", "serve", "--fleet", home / "nearside.toml", "--node", "bench",
             "--state-dir", home / "state"]
 

@@ -71,6 +71,7 @@ class Server:
 
     def __init__(self, name: str, command: list, workdir: pathlib.Path, env: dict | None = None):
         self.name = name
+        self.workdir = workdir
         self.log = open(workdir / f"{name}.log", "ab")
         self.process = subprocess.Popen(
             ["taskset", "-c", SERVER_CORE, *map(str, command)],
