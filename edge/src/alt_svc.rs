@@ -2,7 +2,8 @@
 //!
 //! It says what is so at this PoP: HTTP/3 on UDP at the address and port the client has connected to, or that whatever
 //! it remembers (from another PoP, from an earlier configuration) is over. Sites for which HTTP/3 was never spoken of
-//! say nothing. An origin's own field never reaches clients: its alternatives are the origin's, not ours.
+//! say nothing. An origin's own field never reaches clients over TLS: its alternatives are the origin's, not ours. In the
+//! clear, where browsers take no notice of it, it is a field like any other unless the site has spoken of HTTP/3.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -42,6 +43,11 @@ impl AltSvc {
             (Http3::On { max_age }, Quic::Spoken) => Says::Http3 { max_age },
         };
         AltSvc { says, made: OnceLock::new() }
+    }
+
+    /// Whether the field is the site's own to set.
+    pub fn speaks(&self) -> bool {
+        self.says != Says::Nothing
     }
 
     /// Whether the site is served over HTTP/3 here.

@@ -362,7 +362,9 @@ fn finish(exchange: &Exchange, mut answer: Answer, started: Instant) -> Response
         Access::new(&exchange.client, &exchange.method, host, path, &answer, started)
     });
     let fields = answer.response.headers_mut();
-    fields.remove(header::ALT_SVC);
+    if exchange.client.scheme() == "https" || exchange.site.http3.speaks() {
+        fields.remove(header::ALT_SVC);
+    }
     // Whoever speaks HTTP/3 already needs no word of it.
     if exchange.client.tls.is_some() && !exchange.client.is_quic() {
         exchange.site.http3.tell(exchange.client.local.port(), fields);
