@@ -128,26 +128,40 @@ impl Fleet {
     /// # Panics
     /// Where `nearside init` fails.
     pub fn governed_after(change: impl FnOnce(&Self)) -> Self {
+        let mut fleet = Self::enrolled_after(change);
+        fleet.start_nodes();
+        for (node, _) in POPS.into_iter().chain(DNS) {
+            fleet.wait_follows_home(node);
+        }
+        fleet
+    }
+
+    /// With its files changed first: identities made and copied to every node of the fleet file, the controller running, no
+    /// node yet.
+    ///
+    /// # Panics
+    /// Where `nearside init` fails.
+    pub fn enrolled_after(change: impl FnOnce(&Self)) -> Self {
         let mut fleet = Self::new();
         change(&fleet);
         let init = fleet.nearside(&["init"]);
         assert_eq!(init.code, Some(0), "{init:?}");
-        for (node, _) in POPS.into_iter().chain(DNS) {
-            let to = fleet.state_dir(node).join("identity");
+        for node in fs::read_dir(fleet.state_dir("home").join("identities")).expect("identities") {
+            let node = node.expect("an entry");
+            let to = fleet.path("state").join(node.file_name()).join("identity");
             fs::create_dir_all(&to).expect("a directory");
-            for entry in
-                fs::read_dir(fleet.state_dir("home").join("identities").join(node)).expect("an identity")
-            {
+            for entry in fs::read_dir(node.path()).expect("an identity") {
                 let entry = entry.expect("an entry");
                 fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
             }
         }
         fleet.start_controller();
-        fleet.start_nodes();
-        for (node, _) in POPS.into_iter().chain(DNS) {
-            fleet.wait_status(node, "follows home", |status| status["serving"]["source"] == "snapshot");
-        }
         fleet
+    }
+
+    /// Waits until a node serves what home has published.
+    pub fn wait_follows_home(&self, node: &str) {
+        self.wait_status(node, "follows home", |status| status["serving"]["source"] == "snapshot");
     }
 
     /// Starts the controller.

@@ -9,7 +9,7 @@ use nearside_tests::drills::{ALL, Drill};
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
-        println!("usage: drill [--list] [NAME…]\n\nexample: drill pop-dies cert-swap");
+        println!("usage: drill [--list] [NAME…]\n\nexample: drill pop-dies shield-once");
         return ExitCode::SUCCESS;
     }
     if arguments.iter().any(|argument| argument == "--list") {

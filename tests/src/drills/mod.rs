@@ -8,6 +8,7 @@ mod dns;
 pub mod front;
 mod origin;
 mod serving;
+mod shield;
 
 /// One drill.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +98,11 @@ pub const ALL: &[Drill] = &[
         name: "origin-failover",
         what: "origins die, hang and answer 500 under load; clients notice nothing",
         run: origin::failover,
+    },
+    Drill {
+        name: "shield-once",
+        what: "edges ask the origin once for all; purges, and shields that die and return",
+        run: shield::once,
     },
     Drill {
         name: "slowloris",
