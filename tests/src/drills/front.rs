@@ -5,8 +5,8 @@
 //! cost in memory is printed. Success is counted, never timed.
 
 use std::{
-    io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -179,9 +179,16 @@ const FLOODS: &[(&str, Flood)] = &[
 ];
 
 /// Requests that two readers could take apart differently: each is refused or read one way, and what was hidden in it
-/// never reaches the origin.
+/// never reaches the origin. Responses, likewise: a client gets an error, and the next one its own answer.
 pub fn smuggling_table() {
-    let fleet = Fleet::started();
+    let mut fleet = Fleet::new();
+    let ambiguous = ambiguous_origin(&fleet);
+    let file = fleet.fleet_file();
+    let site = format!(
+        "[site.ambiguous]\nhosts = [\"{AMBIGUOUS}\"]\norigin = \"http://{ambiguous}\"\n\n[controller]"
+    );
+    fleet.edit(&file, "[controller]", &site);
+    fleet.start_nodes();
     let visitors = Visitors::start(&fleet);
     let hidden = "GET /smuggled HTTP/1.1\r\nHost: www.cdn.test\r\n\r\n";
     let post = |fields: &str, rest: &str| {
@@ -263,9 +270,112 @@ pub fn smuggling_table() {
         );
         assert_eq!(fleet.origin.of("/smuggled"), 0, "{what}: it reached the origin");
     }
+    ask_ambiguous_origin(&fleet);
     visitors.go_on(VISITS / 3);
-    let (done, _) = (visitors.stop(), ());
-    println!("smuggling-table: {cases} cases refused, {done} requests of others served");
+    let done = visitors.stop();
+    println!(
+        "smuggling-table: {cases} requests and {} responses refused, {done} requests of others served",
+        RESPONSES.len()
+    );
+}
+
+/// The site whose origin answers ambiguously.
+const AMBIGUOUS: &str = "ambiguous.cdn.test";
+
+/// What follows each of its answers on the same connection: whoever takes it for one was fooled.
+const POISON: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nCache-Control: max-age=60\r\n\r\npoison";
+
+/// Answers that two readers could take apart differently.
+const RESPONSES: &[(&str, &str)] = &[
+    (
+        "length and encoding",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    ),
+    (
+        "encoding and length",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    ),
+    ("two lengths", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi"),
+    ("one length twice", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi"),
+    ("a signed length", "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nhi"),
+    ("a length in words", "HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nhi"),
+    ("another encoding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    ("an encoding in 1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ("bare line feeds", "HTTP/1.1 200 OK\nContent-Length: 2\n\nhi"),
+    ("a NUL", "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 2\r\n\r\nhi"),
+    ("a folded field", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 2\r\n\r\nhi"),
+    ("a space before the colon", "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nhi"),
+    ("no HTTP at all", "SSH-2.0-OpenSSH_9.2\r\n"),
+];
+
+/// Each answer is an error to the client, is not kept, and leaves nothing for who asks next.
+fn ask_ambiguous_origin(fleet: &Fleet) {
+    let ask = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {AMBIGUOUS}\r\nConnection: close\r\n\r\n");
+        talk(fleet.at("fra", 8080), request.as_bytes())
+    };
+    for (number, (what, _)) in RESPONSES.iter().enumerate() {
+        for turn in ["first", "again"] {
+            let answer = ask(&format!("/response/{number}"));
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{what}, {turn}: {answer}");
+            assert!(!answer.contains("poison"), "{what}, {turn}: {answer}");
+            let next = ask(&format!("/fine/{number}/{turn}"));
+            let own = format!("fine /fine/{number}/{turn}");
+            assert!(next.starts_with("HTTP/1.1 200 ") && next.ends_with(&own), "after {what}: {next}");
+        }
+    }
+    let failures = fleet.metric("fra", "nearside_edge_origin_failures_total", &["site=\"ambiguous\""]);
+    assert_eq!(
+        failures,
+        2.0 * RESPONSES.len() as f64,
+        "the origin was asked each time, and each answer was counted"
+    );
+    // Clear in itself: what comes after it is nobody's.
+    for turn in 0..4 {
+        let path = format!("/followed/{turn}");
+        let answer = ask(&path);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&format!("fine {path}")), "{answer}");
+    }
+}
+
+/// Answers `/response/N` with the Nth of [`RESPONSES`] and what poisons, `/followed/…` properly and with what poisons,
+/// the rest properly; keeps its connections. Gives its address.
+fn ambiguous_origin(fleet: &Fleet) -> SocketAddr {
+    let address = fleet.block.socket(32, 9000);
+    let listener = TcpListener::bind(address).expect("the origin's address is free");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // An edge that goes away is its own business.
+            thread::spawn(move || drop(answer_ambiguously(stream)));
+        }
+    });
+    address
+}
+
+fn answer_ambiguously(mut stream: TcpStream) -> io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    while let Some(line) = lines.next() {
+        let line = line?;
+        for field in lines.by_ref() {
+            if field?.is_empty() {
+                break;
+            }
+        }
+        let path = line.split(' ').nth(1).unwrap_or_default();
+        let number = path.strip_prefix("/response/").and_then(|number| number.parse::<usize>().ok());
+        let fine = format!("fine {path}");
+        let proper = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\r\n{fine}",
+            fine.len()
+        );
+        let answer = match number.and_then(|number| RESPONSES.get(number)) {
+            Some((_, bytes)) => format!("{bytes}{POISON}"),
+            None if path.starts_with("/followed/") => proper + POISON,
+            None => proper,
+        };
+        stream.write_all(answer.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Sites, origins' settings, limits and certificates change without pause under load; no request is lost.

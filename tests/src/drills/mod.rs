@@ -121,7 +121,7 @@ pub const ALL: &[Drill] = &[
     },
     Drill {
         name: "smuggling-table",
-        what: "ambiguous requests never reach the origin",
+        what: "ambiguous requests never reach the origin, ambiguous responses no client",
         run: front::smuggling_table,
     },
     Drill {
