@@ -201,11 +201,6 @@ impl Guard {
         }
     }
 
-    /// From here on the connection is a tunnel.
-    pub fn open_tunnel(&mut self) {
-        self.at = At::Opaque;
-    }
-
     /// Takes the next step through `bytes`, which are not empty and begin where the last step ended: for who keeps the
     /// bytes and interprets one message at a time. What follows a message is not looked at before it is stepped into.
     ///
@@ -236,11 +231,6 @@ impl Guard {
     /// Whether the connection is between messages.
     pub fn is_idle(&self) -> bool {
         self.at == At::Start && self.partial.is_empty()
-    }
-
-    /// Whether a head has begun and not ended.
-    pub fn in_head(&self) -> bool {
-        matches!(self.at, At::Fields) || (self.at == At::Start && !self.partial.is_empty())
     }
 
     /// Looks at what was just read. On a violation the offending rest of `bytes` is overwritten.

@@ -34,7 +34,7 @@ use super::{
     limits::{self, Admitted},
     proxy::{self, Said},
     share::Place,
-    wire::{Protocol, Wire},
+    wire::Wire,
 };
 use crate::{
     request::{self, Body},
@@ -318,7 +318,7 @@ async fn serve_http2<T>(front: &Arc<Front>, stream: T, sender: Sender, client: A
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let wire = Wire::new(stream, Protocol::Http2, client.clone(), front.stats.clone());
+    let wire = Wire::new(stream, client.clone(), front.stats.clone());
     let service = service_fn(|request| respond(front.clone(), client.clone(), request));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

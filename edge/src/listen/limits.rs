@@ -50,9 +50,6 @@ pub const HEADERS_MAX: usize = 100;
 /// Bytes of a request head.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// hyper's read buffer of a connection: a head that does not fit is refused (431).
-pub const BUFFER_BYTES_MAX: usize = 64 * 1024;
-
 /// Bytes of a request target (RFC 9110 section 4.1 asks for at least 8000).
 pub const TARGET_BYTES_MAX: usize = 16 * 1024;
 
