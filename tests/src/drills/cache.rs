@@ -323,7 +323,7 @@ fn spawn_until(
 fn no_orphans(rig: &mut Rig) {
     rig.stop();
     let known = fs::read_dir(rig.cache_dir.join("files")).into_iter().flatten().flatten().count();
-    let orphan = rig.cache_dir.join("files/ab/00000000000000ab");
+    let orphan = rig.cache_dir.join("files/ab/000000000fffffab");
     fs::create_dir_all(orphan.parent().expect("a parent")).expect("a directory");
     fs::write(&orphan, b"left over").expect("a file");
     rig.start();

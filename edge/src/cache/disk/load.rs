@@ -55,16 +55,17 @@ pub(super) fn load(disk: &Arc<Disk>) -> io::Result<Loaded> {
     let segments: HashSet<u32> =
         hex_names(&disk.dir.join("segments"))?.into_iter().map(|id| id as u32).collect();
     let Replay { puts, files, dropped_segments, tick, segment } = replay;
+    let on_disk: HashSet<u64> = content_files(disk)?.into_iter().collect();
     let mut packed: Vec<_> = puts.into_iter().map(|((hash, _), packed)| (hash, packed)).collect();
     packed.retain(|(_, packed)| {
         let has_segment = segments.contains(&packed.place.segment);
-        let has_file = packed.file == 0 || files.contains_key(&packed.file);
+        // A file is removed before the journal says so: a kill in between leaves its head without it.
+        let has_file = packed.file == 0 || files.contains_key(&packed.file) && on_disk.contains(&packed.file);
         has_segment && has_file && !dropped_segments.contains(&packed.place.segment)
     });
     adopt_files(disk, &packed, files);
     adopt_segments(disk, &packed, &segments)?;
     let segment = segments.iter().copied().max().unwrap_or(0).max(segment) + 1;
-    let on_disk = content_files(disk)?;
     let tick = on_disk.iter().copied().max().unwrap_or(0).max(tick);
     let orphans = on_disk.into_iter().filter(|&id| disk.file(id).is_none()).collect();
     Ok(Loaded { packed, tick, journal, segment, orphans })
