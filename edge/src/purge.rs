@@ -195,6 +195,8 @@ pub struct Purges {
     ticks: AtomicU64,
     /// Tick of the newest purge: what was checked at it needs no look at the table.
     latest: AtomicU64,
+    /// See [`Purges::seen`]. Raised before the tick of its purge is taken.
+    seen: AtomicU64,
     widened: AtomicU64,
     journal: Option<Mutex<Journal>>,
     /// There is a journal that can't be used now, beside things stored that a later start may find again.
@@ -217,6 +219,7 @@ impl Purges {
             table: RwLock::default(),
             ticks: AtomicU64::new(1),
             latest: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
             widened: AtomicU64::new(0),
             journal: None,
             is_cut_off: false,
@@ -248,6 +251,9 @@ impl Purges {
         // What is stored has had a journal beside it from its first day.
         let is_missing = text.is_empty() && newest > 0;
         let damaged = purges.replay(&text) || is_missing;
+        let table = purges.table.get_mut();
+        let newest_seen = table.ahead.last().copied().unwrap_or(0).max(table.sequence);
+        *purges.seen.get_mut() = newest_seen;
         if damaged {
             tracing::warn!(path = %path.display(), "purge journal is damaged: purging everything stored before");
             let tick = purges.next_tick();
@@ -313,6 +319,13 @@ impl Purges {
         self.table.read().sequence
     }
 
+    /// The newest of the fleet's purges that may be in force, journaled or not, whatever is missing before it. A fetch
+    /// that took its tick first and then reads this is covered by every purge past it, so content must come from
+    /// where all up to here are applied. [`Purges::sequence`] is too low for that while a purge is on its way to the disk.
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
+    }
+
     /// Applies a purge and makes it durable. It is in force before this returns, whatever it returns but
     /// [`PurgeError::TooFarAhead`] and [`PurgeError::NotAKey`]. Waits for the disk: call it where that is allowed.
     ///
@@ -340,6 +353,7 @@ impl Purges {
             if sequence != table.sequence + 1 && table.ahead.len() >= AHEAD_MAX {
                 return Err(PurgeError::TooFarAhead { got: sequence, missing: table.sequence + 1 });
             }
+            self.seen.fetch_max(sequence, Ordering::AcqRel);
         }
         let tick = self.next_tick();
         self.mark(&order.scope, order.kind, tick, now);
@@ -357,6 +371,7 @@ impl Purges {
     /// # Errors
     /// [`PurgeError::NotDurable`].
     pub fn catch_up(&self, sequence: u64, now: Timestamp) -> Result<(), PurgeError> {
+        self.seen.fetch_max(sequence, Ordering::AcqRel);
         self.put_in_force(&Order { scope: Scope::All, kind: Kind::Soft, sequence: None }, now)?;
         self.skip_to(sequence)
     }
@@ -369,6 +384,7 @@ impl Purges {
         if sequence <= self.sequence() {
             return Ok(());
         }
+        self.seen.fetch_max(sequence, Ordering::AcqRel);
         let mut journal = self.journal.as_ref().map(Mutex::lock);
         let line = Line::Sequence { applied: sequence, ahead: Vec::new() };
         if let Some(journal) = &mut journal {

@@ -6,8 +6,8 @@
 //! there is no path longer than edge, shield, origin, and no loop.
 //!
 //! **Purges.** An edge that was purged must not be filled again by a shield that was not yet. It says with its
-//! request up to which purge of the fleet's sequence it is; a shield that is behind says so instead of
-//! answering, and the origin is asked. Purges of one edge alone (through its own control interface) have no number: purge
+//! request which purge of the fleet's sequence is the newest it has seen, durable or not; a shield that is behind says
+//! so instead of answering, and the origin is asked. Purges of one edge alone (through its own control interface) have no number: purge
 //! the shields first.
 
 use std::{
@@ -36,7 +36,7 @@ use super::{
     trust::Trust,
 };
 
-/// Up to which purge of the fleet's sequence the asking edge is.
+/// The newest purge of the fleet's sequence that the asking edge has seen.
 pub const PURGED: HeaderName = HeaderName::from_static("nearside-purged");
 
 /// What a shield says that will not answer, and why: [`BEHIND`].
@@ -139,8 +139,8 @@ impl Shields {
         Ok((!members.is_empty()).then_some(Shields { members, circuit, stats }))
     }
 
-    /// Sends a request through a shield, or to the origin where none answers. `purged` is up to which purge of the
-    /// fleet's sequence this edge is.
+    /// Sends a request through a shield, or to the origin where none answers. `purged` is the newest purge of
+    /// the fleet's sequence that this edge has seen.
     ///
     /// # Errors
     /// Those of [`Origins::fetch`].

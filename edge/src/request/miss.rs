@@ -624,7 +624,7 @@ pub(super) async fn ask(
             let asked = For { key: exchange.key.as_str(), client: exchange.client.peer.ip() };
             match exchange.site.shields.as_ref().filter(|_| exchange.client.node.is_none()) {
                 Some(shields) => {
-                    let purged = exchange.edge.cache.purges().sequence();
+                    let purged = exchange.edge.cache.purges().seen();
                     // Boxed: it holds a fetch within a fetch, and most sites have none.
                     Box::pin(shields.fetch(request, &asked, &exchange.site.origins, purged)).await
                 }
