@@ -62,6 +62,7 @@ pub fn once() {
     ));
 
     rig.purge_and_ask(&all, &first);
+    rig.purge_under_load(&all, &first);
 
     rig.lose_one(&all);
     rig.lose_both(&behind);
@@ -183,9 +184,48 @@ impl Rig {
         );
     }
 
+    /// Everything is purged while clients ask at every edge: what is acknowledged is gone, whichever edge heard of it first.
+    fn purge_under_load(&self, edges: &[usize], paths: &[String]) {
+        let floor = Arc::new(AtomicUsize::new(2));
+        let (files, known, paths_asked) = (self.files.clone(), floor.clone(), paths.to_vec());
+        let load = Load::start(self.all_at(edges), move |edge, _| {
+            let path = &paths_asked[fastrand::usize(..paths_asked.len())];
+            // Read before: what is acknowledged from now on may be too late for this request.
+            let floor = known.load(Ordering::SeqCst) as u64;
+            let got = visitor::get(edge, path, &[]).map_err(|error| format!("{path}: {error}"))?;
+            let version = judge(path, &got)?;
+            let newest = files.version(path);
+            if (floor..=newest).contains(&version) {
+                return Ok(());
+            }
+            Err(format!("{path}: version {version}, purged were all before {floor}"))
+        });
+        const PURGES: usize = 8;
+        for purge in 1..=PURGES {
+            load.go_on(PHASE / 3);
+            for path in paths {
+                self.files.bump(path);
+            }
+            self.purge(&["--all"]);
+            floor.store(2 + purge, Ordering::SeqCst);
+        }
+        load.go_on(PHASE);
+        let (done, _) = load.stop();
+        let newest = 2 + PURGES as u64;
+        let asked: u64 = paths.iter().map(|path| self.files.asked(path)).sum();
+        self.sweep(edges, paths, newest);
+        let most = paths.iter().map(|path| self.files.asked(path)).max().unwrap_or(0);
+        say(&format!(
+            "{PURGES} purges of everything under {done} requests: nothing old after its acknowledgement; {asked} requests \
+             at the origin, {most} at most for one object; {} answers refused as behind",
+            self.outcome(edges, "behind")
+        ));
+    }
+
     /// One shield is killed under load, then new objects are asked for at all other edges.
     fn lose_one(&mut self, all: &[usize]) {
         let others = &all[1..];
+        let fell_back = self.outcome(others, "fell_back");
         let load = self.new_objects("dying", others);
         load.go_on(PHASE);
         self.fleet.process(EDGES[0].0).kill();
@@ -197,7 +237,7 @@ impl Rig {
         let new = objects("one-dead");
         self.sweep(others, &new, 1);
         self.asked_each(&new, 1);
-        assert_eq!(self.outcome(others, "fell_back"), 0, "the other shield stands in");
+        assert_eq!(self.outcome(others, "fell_back"), fell_back, "the other shield stands in");
         say(&format!(
             "{} killed under {done} requests: none failed, {cut} broken off midway, {twice} objects fetched by both; new \
              objects reached the origin once",
@@ -207,6 +247,7 @@ impl Rig {
 
     /// The other is killed, too: every edge asks for itself.
     fn lose_both(&mut self, behind: &[usize]) {
+        let before: Vec<_> = behind.iter().map(|&edge| self.outcome(&[edge], "fell_back")).collect();
         let load = self.new_objects("deserted", behind);
         load.go_on(PHASE);
         self.fleet.process(EDGES[1].0).kill();
@@ -215,15 +256,15 @@ impl Rig {
         let new = objects("both-dead");
         self.sweep(behind, &new, 1);
         self.asked_each(&new, behind.len() as u64);
-        for &edge in behind {
-            let fell_back = self.outcome(&[edge], "fell_back");
+        for (&edge, before) in behind.iter().zip(&before) {
+            let fell_back = self.outcome(&[edge], "fell_back") - before;
             assert!(fell_back >= OBJECTS as u64, "{}: {fell_back}", EDGES[edge].0);
         }
         say(&format!(
             "{} killed, too, under {done} requests: none failed, {cut} broken off midway; each edge asks the origin once \
              for itself, {} requests fell back",
             EDGES[1].0,
-            self.outcome(behind, "fell_back")
+            self.outcome(behind, "fell_back") - before.iter().sum::<u64>()
         ));
     }
 
