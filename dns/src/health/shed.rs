@@ -10,13 +10,15 @@
 //! half if need be. Up is slow: after [`PATIENCE`] times as long, by half at most, and only as far as the load
 //! measured would stay below the threshold. Between [`RAISE_BELOW`] and the threshold nothing moves. DNS nodes
 //! don't talk about this: each scales the part of the clients that ask it, and a fraction of every part is the
-//! same fraction of the whole.
+//! same fraction of the whole. A share that was raised and had to be lowered again is raised ever later
+//! ([`WARINESS`]): what a wrongly reported load can turn once does not turn for ever.
 //!
 //! **What it never does.** A share has a floor, or a PoP that got no client could never show that it has room.
 //! A PoP sheds only while another one has room: where all are busy, nobody is moved about. A PoP that reports
 //! no load keeps its clients.
 //!
-//! Invariant, simulated: with a constant demand that the fleet can carry, shares stop moving.
+//! Invariant, simulated: with a constant demand that the fleet can carry, no PoP stays above its threshold, and
+//! what turns to and fro does so ever more seldom.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -47,6 +49,12 @@ const RAISE_BY_MOST: f64 = 1.5;
 
 /// A step up waits so many times longer than a step down.
 const PATIENCE: u32 = 3;
+
+/// A share that turned from up to down waits so many times longer for the next step up, up to [`TURNS_MAX`] times; unless
+/// the load is so low ([`CALM_BELOW`] of the threshold) that the largest step up would not reach the threshold.
+const WARINESS: u32 = 4;
+const TURNS_MAX: u8 = 3;
+const CALM_BELOW: f64 = 0.5;
 
 /// Part of the threshold below which a PoP has room for what others shed.
 const ROOM_BELOW: f64 = 0.9;
@@ -81,6 +89,21 @@ pub struct Share {
     lower_at: Moment,
     /// No step up before.
     raise_at: Moment,
+    /// No step up before, unless the load is low; and remembered so long, whole or not.
+    #[serde(default)]
+    wary_until: Moment,
+    /// Steps down that came right after a step up.
+    #[serde(default)]
+    turns: u8,
+    /// The last step was up.
+    #[serde(default)]
+    was_raised: bool,
+}
+
+impl Share {
+    fn wariness(self, limits: &Limits, now: Moment) -> Moment {
+        now.plus(limits.lag * PATIENCE * WARINESS.pow(self.turns.into()))
+    }
 }
 
 /// The shares of every service that sheds. What is not in it is offered whole.
@@ -111,13 +134,15 @@ impl Shares {
 
     /// Every share below 1.
     pub fn iter(&self) -> impl Iterator<Item = (&Id, &Id, &Share)> {
-        self.0.iter().flat_map(|(service, pops)| pops.iter().map(move |(pop, share)| (service, pop, share)))
+        let all = self.0.iter();
+        let all = all.flat_map(|(service, pops)| pops.iter().map(move |(pop, share)| (service, pop, share)));
+        all.filter(|(_, _, share)| share.share < 1.0)
     }
 
     /// Forgets services and PoPs that are gone, and what a file on disk has out of bounds.
     pub fn retain(&mut self, keep: impl Fn(&str, &str) -> bool) {
         self.0.retain(|service, pops| {
-            pops.retain(|pop, share| keep(service, pop) && (FLOOR..1.0).contains(&share.share));
+            pops.retain(|pop, share| keep(service, pop) && (FLOOR..=1.0).contains(&share.share));
             !pops.is_empty()
         });
     }
@@ -144,13 +169,18 @@ impl Shares {
             let before = shares.get(pop).copied();
             let others = seen.iter().filter(|(other, _)| *other != pop).map(|(_, there)| there);
             let room = others.clone().any(|there| has_room(there, limits));
-            let Some(after) = step(before, here, room, limits, now) else { continue };
+            let Some(after) = step(before, here, room, limits, now) else {
+                if before.is_some_and(|share| share.share >= 1.0 && now >= share.wary_until) {
+                    shares.remove(pop);
+                }
+                continue;
+            };
             let from = before.map_or(1.0, |share| share.share);
             if after.share != from {
                 let (service, pop) = (service.clone(), pop.clone());
                 steps.push(Step { service, pop, from, to: after.share, load: here.load });
             }
-            if after.share < 1.0 {
+            if after.share < 1.0 || after.turns > 0 {
                 shares.insert(pop.clone(), after);
             } else {
                 shares.remove(pop);
@@ -169,7 +199,15 @@ fn has_room(there: &Seen, limits: &Limits) -> bool {
 
 /// One PoP's next share; `None`: as before.
 fn step(before: Option<Share>, here: &Seen, room: bool, limits: &Limits, now: Moment) -> Option<Share> {
-    let whole = Share { share: 1.0, lower_at: Moment(0), raise_at: Moment(0) };
+    let start = Moment(0);
+    let whole = Share {
+        share: 1.0,
+        lower_at: start,
+        raise_at: start,
+        wary_until: start,
+        turns: 0,
+        was_raised: false,
+    };
     let share = before.unwrap_or(whole);
     if !here.up {
         // It will come back to what it was offered, and must be seen to bear that before it gets more.
@@ -185,14 +223,21 @@ fn step(before: Option<Share>, here: &Seen, room: bool, limits: &Limits, now: Mo
         if load >= SATURATED {
             factor = factor.min(SATURATED_STEP);
         }
-        let share = (share.share * factor).max(FLOOR);
-        return Some(Share { share, lower_at: now.plus(limits.lag), raise_at });
+        let turns = (share.turns + u8::from(share.was_raised)).min(TURNS_MAX);
+        let lowered = (share.share * factor).max(FLOOR);
+        let lower_at = now.plus(limits.lag);
+        let after = Share { share: lowered, lower_at, raise_at, turns, was_raised: false, ..share };
+        return Some(Share { wary_until: after.wariness(limits, now), ..after });
     }
     if load >= RAISE_BELOW * limits.above || share.share >= 1.0 || now < share.raise_at {
         return None;
     }
+    if load >= CALM_BELOW * limits.above && now < share.wary_until {
+        return None;
+    }
     let factor = (RAISE_TO * limits.above / load.max(f64::MIN_POSITIVE)).min(RAISE_BY_MOST);
-    Some(Share { share: (share.share * factor).min(1.0), raise_at, ..share })
+    let wary_until = share.wariness(limits, now);
+    Some(Share { share: (share.share * factor).min(1.0), raise_at, wary_until, was_raised: true, ..share })
 }
 
 #[cfg(test)]
@@ -387,11 +432,14 @@ mod tests {
     fn busy_pops_are_relieved_and_shares_stop_moving() {
         let first = std::env::var("NEARSIDE_SEED").ok().and_then(|seed| seed.parse().ok());
         let first = first.unwrap_or_else(|| fastrand::u64(..1 << 32));
-        let mut steps = 0;
         for seed in first..first + 5 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let (nodes, pops) = (rng.usize(1..=5), rng.usize(3..=7));
-            let (demand, skew) = (0.3 + 0.2 * rng.f64(), 0.6 * rng.f64());
+            // The first fleet has something to shed in any case.
+            let (demand, skew) = match seed == first {
+                true => (0.5, 0.6),
+                false => (0.3 + 0.2 * rng.f64(), 0.6 * rng.f64()),
+            };
             let wrong = 0.05 * rng.f64();
             let mut world = World::new(seed, nodes, pops, demand, skew, wrong);
             let what = format!("seed {seed}: {nodes} nodes, {pops} PoPs, demand {demand:.2}, skew {skew:.2}");
@@ -405,21 +453,19 @@ mod tests {
                     assert!(*load <= LIMITS.above * 1.1, "{what}: p{pop} still at {load:.2} after {now} s");
                 }
             }
+            // One network can be worth more than the band in which nothing moves: then no share is right, and each
+            // turn back is waited for four times longer than the last.
             for node in 0..nodes {
                 for pop in 0..pops {
-                    let late: Vec<_> = world
-                        .steps
-                        .iter()
-                        .filter(|step| step.0 > HOUR && (step.1, step.2) == (node, pop))
-                        .collect();
-                    let turns = late.windows(2).filter(|pair| pair[0].3 != pair[1].3).count();
-                    assert!(turns == 0, "{what}: ns{node} moves p{pop} to and fro: {late:?}");
-                    assert!(late.len() <= 3, "{what}: ns{node} has not settled on p{pop}: {late:?}");
+                    let of = |step: &&(u64, usize, usize, bool)| (step.1, step.2) == (node, pop);
+                    let all: Vec<_> = world.steps.iter().filter(of).collect();
+                    let back = all.windows(2).filter(|pair| pair[0].3 && !pair[1].3).count();
+                    assert!(back <= usize::from(TURNS_MAX) + 1, "{what}: ns{node} turns on p{pop}: {all:?}");
+                    let late = all.iter().filter(|step| step.0 > HOUR).count();
+                    assert!(late <= 6, "{what}: ns{node} has not settled on p{pop}: {all:?}");
                 }
             }
-            steps += world.steps.len();
         }
-        assert!(steps > 5, "seed {first}: nothing was ever shed, so nothing was shown");
     }
 
     #[test]
@@ -445,13 +491,14 @@ mod tests {
             world.tick(now);
         }
         let before = world.steps.len();
+        assert!(before > 5, "seed {seed}: nothing was ever shed, so nothing was shown");
         for now in 3600..7200 {
             world.tick(now);
         }
         let late = &world.steps[before..];
         assert!(late.len() <= 12, "seed {seed}: never settles: {late:?}");
         for unit in &mut world.units {
-            unit.demand /= 10.0;
+            unit.demand /= 30.0;
         }
         for now in 7200..7200 + 3 * 3600 {
             world.tick(now);
