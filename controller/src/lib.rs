@@ -9,6 +9,7 @@
 pub mod api;
 pub mod bundle;
 pub mod check;
+pub mod cli;
 pub mod client;
 pub mod gauges;
 pub mod home;

@@ -1,0 +1,259 @@
+//! `nearside`: the operator's command line.
+//!
+//! What may be typed, and how the controller is found and asked, is here; what each command does and prints is in a file of its own.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use bytes::Bytes;
+use clap::{Args, Parser, Subcommand};
+use http::Method;
+use nearside_fleet::units;
+use nearside_node::{args, identity::Identity, tls};
+
+use crate::{
+    api::{DrainRequest, RenewRequest, encode},
+    client::{ClientError, Peer, json},
+    home,
+    serve::PublishOutcome,
+};
+
+mod explain;
+mod init;
+mod publish;
+mod purge;
+mod status;
+
+/// For what the controller answers from memory, and for what it does with the whole fleet.
+const QUICK: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(120);
+
+/// Runs a fleet of Nearside nodes from home.
+#[derive(Parser)]
+#[command(
+    name = "nearside",
+    version,
+    after_help = "Examples:\n  \
+    nearside init --fleet nearside.toml        make the CA, keys and one identity per node\n  \
+    nearside check --fleet nearside.toml       find every mistake before it is published\n  \
+    nearside status                            every node at a glance\n  \
+    nearside purge https://www.example.org/    at every PoP, acknowledged\n  \
+    nearside drain fra --for 1h                take a PoP out of the answers\n\n\
+    Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 the controller can't be reached"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    home: HomeArgs,
+}
+
+#[derive(Args)]
+struct HomeArgs {
+    /// The fleet file
+    #[arg(long, value_name = "FILE", env = "NEARSIDE_FLEET", default_value = "nearside.toml", global = true)]
+    fleet: PathBuf,
+    /// The controller's state directory
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "NEARSIDE_STATE_DIR",
+        default_value = "/var/lib/nearside/controller",
+        global = true
+    )]
+    state_dir: PathBuf,
+    /// Where the controller listens [default: as the running one says, else the fleet file]
+    #[arg(long, value_name = "ADDRESS:PORT", global = true)]
+    controller: Option<SocketAddr>,
+    /// Directory with ca.pem, cert.pem, key.pem of an operator [default: <STATE_DIR>/operator]
+    #[arg(long, value_name = "DIR", global = true)]
+    identity: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes the CA, the keys and one identity per node; makes only what is missing
+    #[command(after_help = "Examples:\n  nearside init --fleet nearside.toml --state-dir ~/.nearside")]
+    Init {
+        /// Where the nodes' identities go [default: <STATE_DIR>/identities]
+        #[arg(long, value_name = "DIR")]
+        identities: Option<PathBuf>,
+    },
+    /// Checks the fleet file, the zone files and certificates it names
+    #[command(after_help = "Examples:\n  nearside check --fleet nearside.toml")]
+    Check,
+    /// Shows every node: reachable, snapshot, health, purges
+    #[command(after_help = "Examples:\n  nearside status\n  nearside status --json | jq .nodes")]
+    Status,
+    /// Says what a name is answered for a client, and why
+    #[command(after_help = "Examples:\n  \
+        nearside explain www.example.org A --client 198.51.100.7\n  \
+        nearside explain www.example.org AAAA --client 2001:db8::/48")]
+    Explain {
+        /// The name
+        name: String,
+        /// The record type
+        #[arg(default_value = "A")]
+        rtype: String,
+        /// The client's address or subnet
+        #[arg(long, value_name = "IP[/LEN]")]
+        client: String,
+    },
+    /// Publishes what is on disk and waits until every node has it
+    #[command(after_help = "Examples:\n  nearside publish")]
+    Publish {
+        /// How long to wait for the nodes
+        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+        wait: Duration,
+    },
+    /// Removes from every PoP's cache
+    #[command(after_help = "Examples:\n  \
+        nearside purge https://www.example.org/style.css\n  \
+        nearside purge --prefix https://www.example.org/img/\n  \
+        nearside purge --tag product-17 --soft\n  \
+        nearside purge --site www")]
+    Purge(purge::PurgeArgs),
+    /// Takes a PoP out of the answers of all DNS nodes
+    #[command(after_help = "Examples:\n  nearside drain fra --for 1h --reason \"new disk\"")]
+    Drain {
+        /// Which
+        pop: String,
+        /// Ends by itself after this
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+        lasts: Option<Duration>,
+        /// Shown wherever the drain is
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Puts a drained PoP back
+    #[command(after_help = "Examples:\n  nearside undrain fra")]
+    Undrain {
+        /// Which
+        pop: String,
+    },
+    /// Certificates from the fleet's CA
+    #[command(after_help = "Examples:\n  nearside cert renew\n  nearside cert renew www")]
+    #[command(subcommand)]
+    Cert(CertCommand),
+}
+
+#[derive(Subcommand)]
+enum CertCommand {
+    /// Renews now and publishes
+    Renew {
+        /// Only this site's
+        site: Option<String>,
+    },
+}
+
+/// Why a command failed; decides the exit code.
+enum Failure {
+    /// The work was understood and failed.
+    Failed(String),
+    /// Nobody to do it.
+    Unreachable(String),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Unreachable { .. } => Self::Unreachable(format!(
+                "the controller can't be reached: {error} (is `nearside-controller serve` running?)"
+            )),
+            ClientError::Status { message, .. } => Self::Failed(message),
+            ClientError::Answer { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).ok_or_else(|| "expected a duration such as 30s, 10m, 1h".to_owned())
+}
+
+/// Does what the arguments say; the program's exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tls::install_provider();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("nearside: {error}");
+            return args::failed();
+        }
+    };
+    match runtime.block_on(run(&cli.home, cli.command)) {
+        Ok(code) => code,
+        Err(Failure::Failed(message)) => {
+            eprintln!("nearside: {message}");
+            args::failed()
+        }
+        Err(Failure::Unreachable(message)) => {
+            eprintln!("nearside: {message}");
+            args::unreachable()
+        }
+    }
+}
+
+async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Init { identities } => init::init(at, identities),
+        Command::Check => Ok(init::checked(at)),
+        Command::Status => status::status(at).await,
+        Command::Explain { name, rtype, client } => explain::explain(at, &name, &rtype, &client).await,
+        Command::Publish { wait } => {
+            let outcome: PublishOutcome = at.post("/v1/publish", Bytes::new()).await?;
+            publish::settle(at, &outcome, wait).await
+        }
+        Command::Purge(what) => purge::purge(at, &what).await,
+        Command::Drain { pop, lasts, reason } => {
+            let body = DrainRequest { pop, seconds: lasts.map(|lasts| lasts.as_secs()), reason };
+            let _: serde_json::Value = at.post("/v1/drains", json(&body)).await?;
+            println!(
+                "{} is drained{}",
+                body.pop,
+                lasts.map_or(String::new(), |lasts| format!(" for {lasts:?}"))
+            );
+            Ok(args::OK)
+        }
+        Command::Undrain { pop } => {
+            let path = format!("/v1/drains/{}", encode(&pop));
+            at.peer()?.ask(Method::DELETE, &path, Bytes::new(), QUICK).await?.good()?;
+            println!("{pop} is back");
+            Ok(args::OK)
+        }
+        Command::Cert(CertCommand::Renew { site }) => {
+            let outcome: PublishOutcome =
+                at.post("/v1/certificates/renew", json(&RenewRequest { site })).await?;
+            publish::settle(at, &outcome, Duration::from_secs(30)).await
+        }
+    }
+}
+
+impl HomeArgs {
+    /// How the controller is asked.
+    fn peer(&self) -> Result<Peer, Failure> {
+        let dir = self.identity.clone().unwrap_or_else(|| self.state_dir.join(home::OPERATOR));
+        let identity =
+            Identity::read(&dir).map_err(|error| failed(format!("{error} (was `nearside init` run?)")))?;
+        let tls = identity.credentials.client_config().map_err(failed)?;
+        let running = || {
+            let text = std::fs::read_to_string(self.state_dir.join("controller.addr")).ok()?;
+            text.trim().parse().ok()
+        };
+        let written =
+            || nearside_fleet::load(&self.fleet).ok()?.config.controller.map(|controller| controller.listen);
+        let address = self.controller.or_else(running).or_else(written);
+        let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9443)));
+        Ok(Peer { name: "controller".to_owned(), address, tls })
+    }
+
+    async fn post<T: serde::de::DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, Failure> {
+        Ok(self.peer()?.ask(Method::POST, path, body, LONG).await?.good()?.json()?)
+    }
+}
