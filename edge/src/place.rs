@@ -179,17 +179,7 @@ mod tests {
     fn site(rules: Vec<OriginRule>) -> Site {
         let balance =
             nearside_fleet::config::Balance { strategy: Spread::Rules(rules), ..Default::default() };
-        Site {
-            name: "s".to_owned(),
-            hosts: Vec::new(),
-            origins: Vec::new(),
-            shields: Vec::new(),
-            balance: Some(balance),
-            tls: None,
-            http3: Default::default(),
-            cache: Default::default(),
-            front: Default::default(),
-        }
+        Site { name: "s".to_owned(), balance: Some(balance), ..Site::default() }
     }
 
     #[test]

@@ -344,8 +344,9 @@ pub struct Zone {
     pub names: BTreeMap<String, Id>,
 }
 
-/// `[site.NAME]`: what an edge serves for some host names.
-#[derive(Clone, Debug, PartialEq)]
+/// `[site.NAME]`: what an edge serves for some host names. The default has neither hosts nor origins: what remains of a
+/// site is added to it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Site {
     /// Its key in [`Config::sites`].
     pub name: Id,

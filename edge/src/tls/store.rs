@@ -137,14 +137,11 @@ mod tests {
     fn site(name: &str, hosts: &[&str], files: (PathBuf, PathBuf)) -> config::Site {
         config::Site {
             name: name.to_owned(),
-            http3: config::Http3::Never,
             hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
             origins: vec![config::Origin::at(config::Scheme::Http, "192.0.2.1", 80)],
-            balance: None,
-            shields: Vec::new(),
             tls: Some(config::SiteTls::Files { certificate: files.0, key: files.1 }),
             cache: config::SiteCache { object_bytes_max: 1, ..config::SiteCache::default() },
-            front: config::front::SiteFront::default(),
+            ..config::Site::default()
         }
     }
 

@@ -192,15 +192,12 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         name: "www".to_owned(),
         hosts: vec![HOST.to_owned(), "*.cdn.test".to_owned()],
         origins: vec![at(origin)],
-        balance: None,
-        shields: Vec::new(),
         tls: certificate.map(|certificate| config::SiteTls::Files {
             certificate: certificate.chain.clone(),
             key: certificate.key.clone(),
         }),
-        http3: config::Http3::Never,
         cache: config::SiteCache { object_bytes_max: 1 << 30, ..config::SiteCache::default() },
-        front: config::front::SiteFront::default(),
+        ..config::Site::default()
     };
     Config {
         fleet: "test".to_owned(),
