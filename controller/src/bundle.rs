@@ -271,16 +271,8 @@ impl Bundler<'_> {
 /// Who needs a private key or a credential. A site's, and those of session tickets: every edge, since the fleet file
 /// does not bind sites to PoPs. That of encrypted DNS listeners: the DNS nodes that name it, and nobody else.
 fn owners<'c>(config: &'c Config, key: &Path) -> BTreeSet<&'c String> {
-    let of_site = |site: &nearside_fleet::config::Site| {
-        let of_tls = matches!(&site.tls, Some(SiteTls::Files { key: named, .. }) if named == key);
-        of_tls
-            || site
-                .origins
-                .iter()
-                .filter_map(|origin| origin.storage.as_ref())
-                .any(|storage| storage.secret_file() == key)
-    };
-    let of_edges = config.sites.values().any(of_site) || config.ticket_keys.as_deref() == Some(key);
+    let of_edges = config.sites.values().any(|site| site.secret_files().contains(&key))
+        || config.ticket_keys.as_deref() == Some(key);
     let edges = config.pops.keys().filter(|_| of_edges);
     let dns =
         config.dns.iter().filter(|(_, node)| node.encrypted.as_ref().is_some_and(|named| named.key == key));

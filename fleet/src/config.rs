@@ -13,7 +13,7 @@ pub use self::storage::{BucketStyle, Storage, StorageKind};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -367,6 +367,18 @@ pub struct Site {
     pub cache: SiteCache,
     /// What it asks of connections.
     pub front: SiteFront,
+}
+
+impl Site {
+    /// Files with its secrets, which are sealed for the edges: of its certificate and its origins.
+    pub fn secret_files(&self) -> Vec<&Path> {
+        let tls = match &self.tls {
+            Some(SiteTls::Files { key, .. }) => Some(key.as_path()),
+            _ => None,
+        };
+        let storage = self.origins.iter().filter_map(|origin| Some(origin.storage.as_ref()?.secret_file()));
+        tls.into_iter().chain(storage).collect()
+    }
 }
 
 /// Whether clients may use HTTP/3 for a site, and what they are told.

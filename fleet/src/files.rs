@@ -54,6 +54,8 @@ pub enum Role {
     Database,
     /// A certificate chain or a CA bundle: public.
     Certificate,
+    /// What edges read and anybody may know: address lists, pages, modules, public key sets.
+    Content,
     /// A private key: sealed for the nodes that serve its site, kept from all others.
     Key,
 }
