@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`FleetStatus`](crate::serve::FleetStatus) |
 //! | `POST /v1/publish` | publishes what is on disk; 422 with `reasons` if it is bad |
 //! | `POST /v1/purges` `{"scopes": ["all"], "mode": "soft"}` | purges; answers per PoP |
+//! | `GET /v1/purges/{number}` | how far a purge of late is |
 //! | `POST /v1/drains` `{"pop": "fra", "seconds": 3600, "reason": "disk"}` | drains; without `seconds` until lifted |
 //! | `DELETE /v1/drains/{pop}` | lifts a drain |
 //! | `POST /v1/certificates/renew` `{"site": "www"}` | renews from the fleet's CA; without `site` all |
@@ -13,6 +14,8 @@
 //!
 //! Callers show a certificate of the fleet's CA. Nodes may read, operators change.
 
+pub mod purges;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -20,44 +23,18 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use nearside_fleet::purge::{Mode, Scope, TEXT_BYTES_MAX};
 use nearside_node::{
     ControlRequest, ControlResponse, Role,
     metrics::{self, Metrics},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    home::seconds,
-    journal::Drain,
-    nodes::Kind,
-    serve::{Controller, Delivered},
-};
+use crate::{home::seconds, journal::Drain, nodes::Kind, serve::Controller};
 
-/// Scopes in one call: a deploy's URLs.
-pub const SCOPES_MAX: usize = 1_000;
 /// A year: beyond it, "until lifted" is meant. DNS nodes take no longer one.
 const DRAIN_SECONDS_MAX: u64 = 366 * 86_400;
 /// An explanation reads databases.
 const EXPLAIN: Duration = Duration::from_secs(10);
-
-/// Body of `POST /v1/purges`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PurgeRequest {
-    /// What to purge.
-    pub scopes: Vec<Scope>,
-    /// How.
-    #[serde(default)]
-    pub mode: Mode,
-}
-
-/// Answer to it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PurgeAnswer {
-    /// One per PoP.
-    pub pops: Vec<Delivered>,
-}
 
 /// Body of `POST /v1/drains`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -105,7 +82,10 @@ pub async fn answer(
         (&Method::GET, "/v1/explain") => explain(&controller, &request).await,
         (&Method::GET, "/metrics") => scrape(&metrics),
         (&Method::POST, "/v1/publish") => published(controller.publish(&who).await),
-        (&Method::POST, "/v1/purges") => purge(&controller, &request, &who).await,
+        (&Method::POST, "/v1/purges") => purges::purge(&controller, &request, &who).await,
+        (&Method::GET, path) if path.starts_with("/v1/purges/") => {
+            purges::progress(&controller, &request, path.trim_start_matches("/v1/purges/")).await
+        }
         (&Method::POST, "/v1/drains") => drain(&controller, &request, &who),
         (&Method::POST, "/v1/certificates/renew") => match request.json::<RenewRequest>() {
             Ok(asked) => published(controller.renew(asked.site.as_deref(), &who).await),
@@ -160,41 +140,6 @@ fn published(outcome: Result<crate::serve::PublishOutcome, Vec<String>>) -> Cont
     }
 }
 
-async fn purge(controller: &Controller, request: &ControlRequest, who: &str) -> ControlResponse {
-    let bad = |message: String| ControlResponse::error(StatusCode::BAD_REQUEST, message);
-    let asked: PurgeRequest = match request.json() {
-        Ok(asked) => asked,
-        Err(refused) => return refused,
-    };
-    if !(1..=SCOPES_MAX).contains(&asked.scopes.len()) {
-        return bad(format!("expected 1 to {SCOPES_MAX} scopes, read {}", asked.scopes.len()));
-    }
-    if let Some(reason) = asked.scopes.iter().find_map(wrong_scope) {
-        return bad(reason);
-    }
-    match controller.purge(&asked.scopes, asked.mode, who).await {
-        Ok(pops) => ControlResponse::ok(&PurgeAnswer { pops }),
-        Err(error) => failed(&error),
-    }
-}
-
-/// Why a scope is none; an edge that can't read a purge would hold up all later ones.
-fn wrong_scope(scope: &Scope) -> Option<String> {
-    let (text, is_url) = match scope {
-        Scope::All => return None,
-        Scope::Url(text) | Scope::Prefix(text) => (text, true),
-        Scope::Tag { tag, .. } => (tag, false),
-        Scope::Site(text) => (text, false),
-    };
-    if !(1..=TEXT_BYTES_MAX).contains(&text.len()) {
-        return Some(format!("{scope}: expected 1 to {TEXT_BYTES_MAX} bytes"));
-    }
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
-    (is_url && !has_host)
-        .then(|| format!("{text:?} is no URL; expected http://host/path or https://host/path"))
-}
-
 fn drain(controller: &Controller, request: &ControlRequest, who: &str) -> ControlResponse {
     let asked: DrainRequest = match request.json() {
         Ok(asked) => asked,
@@ -246,15 +191,6 @@ pub fn encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn scopes_that_edges_could_not_read_are_refused_at_home() {
-        assert_eq!(wrong_scope(&Scope::Url("https://a.test/x".into())), None);
-        assert_eq!(wrong_scope(&Scope::All), None);
-        assert!(wrong_scope(&Scope::Url("/x".into())).is_some());
-        assert!(wrong_scope(&Scope::Prefix("https:///x".into())).is_some());
-        assert!(wrong_scope(&Scope::Tag { tag: String::new(), site: None }).is_some());
-    }
 
     #[test]
     fn queries_are_encoded() {

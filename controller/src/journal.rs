@@ -4,13 +4,11 @@
 //! made from async code directly. Content of files is not here but in `files/`, by hash. It decides
 //! nothing.
 
+pub mod purge;
+
 use std::path::Path;
 
-use nearside_fleet::{
-    Sha256,
-    purge::{Mode, Purge, Scope},
-    snapshot::Signed,
-};
+use nearside_fleet::{Sha256, snapshot::Signed};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -28,9 +26,6 @@ CREATE TABLE IF NOT EXISTS certificate (site TEXT PRIMARY KEY, hosts TEXT NOT NU
 CREATE TABLE IF NOT EXISTS audit (at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL);
 ";
 
-/// Purges kept for edges that are away: some 20 MB, weeks of a busy site. An edge that was away for longer purges softly
-/// all it holds.
-const PURGES_KEPT: u64 = 100_000;
 /// Audit entries kept; about ten years of a busy team.
 const AUDIT_MAX: i64 = 100_000;
 
@@ -152,60 +147,6 @@ impl Journal {
         Ok(())
     }
 
-    /// Numbers purges and keeps them, all or none. Returns them in order.
-    ///
-    /// # Errors
-    /// [`JournalError`]; none is kept then.
-    pub fn add_purges(&self, scopes: &[Scope], mode: Mode, issued: u64) -> Result<Vec<Purge>, JournalError> {
-        let mut connection = self.connection.lock();
-        let transaction = connection.transaction()?;
-        let mut out = Vec::with_capacity(scopes.len());
-        for scope in scopes {
-            let values = params![text(scope)?, text(&mode)?, issued];
-            transaction.execute("INSERT INTO purge (scope, mode, issued) VALUES (?, ?, ?)", values)?;
-            let sequence = u64::try_from(transaction.last_insert_rowid()).ok();
-            out.push(Purge { sequence, scope: scope.clone(), mode });
-        }
-        let newest = out.last().and_then(|purge| purge.sequence).unwrap_or(0);
-        let trimmed = newest.saturating_sub(PURGES_KEPT);
-        transaction.execute("DELETE FROM purge WHERE sequence <= ?", [trimmed])?;
-        transaction.commit()?;
-        Ok(out)
-    }
-
-    /// Purges after a sequence, oldest first, at most `count`.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn purges_after(&self, sequence: u64, count: usize) -> Result<Vec<Purge>, JournalError> {
-        let connection = self.connection.lock();
-        let mut query = connection.prepare_cached(
-            "SELECT sequence, scope, mode FROM purge WHERE sequence > ? ORDER BY sequence LIMIT ?",
-        )?;
-        let purges = query.query_map(params![sequence, count], |row| {
-            Ok(Purge { sequence: Some(row.get(0)?), scope: json(row, 1)?, mode: json(row, 2)? })
-        })?;
-        Ok(purges.collect::<Result<_, _>>()?)
-    }
-
-    /// The last sequence given; 0 before the first.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn last_purge(&self) -> Result<u64, JournalError> {
-        let connection = self.connection.lock();
-        Ok(connection.query_row("SELECT COALESCE(MAX(sequence), 0) FROM purge", [], |row| row.get(0))?)
-    }
-
-    /// Up to which sequence purges are no longer kept; 0: all are.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn trimmed(&self) -> Result<u64, JournalError> {
-        let connection = self.connection.lock();
-        Ok(connection.query_row("SELECT COALESCE(MIN(sequence), 1) - 1 FROM purge", [], |row| row.get(0))?)
-    }
-
     /// Up to which sequence a node has acknowledged; 0 before the first.
     ///
     /// # Errors
@@ -215,17 +156,6 @@ impl Journal {
         let found =
             connection.query_row("SELECT sequence FROM applied WHERE node = ?", [node], |row| row.get(0));
         Ok(found.optional()?.unwrap_or(0))
-    }
-
-    /// Keeps an acknowledgement.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn keep_applied(&self, node: &str, sequence: u64) -> Result<(), JournalError> {
-        self.connection
-            .lock()
-            .execute("INSERT OR REPLACE INTO applied VALUES (?, ?)", params![node, sequence])?;
-        Ok(())
     }
 
     /// Drains in force at `now`; those that are over are forgotten.
@@ -299,12 +229,15 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn audit(&self, at: u64, who: &str, what: &str) -> Result<(), JournalError> {
-        let connection = self.connection.lock();
-        connection.execute("INSERT INTO audit VALUES (?, ?, ?)", params![at, who, what])?;
-        let oldest = connection.last_insert_rowid() - AUDIT_MAX;
-        connection.execute("DELETE FROM audit WHERE rowid <= ?", [oldest])?;
-        Ok(())
+        Ok(write_audit(&self.connection.lock(), at, who, what)?)
     }
+}
+
+fn write_audit(connection: &Connection, at: u64, who: &str, what: &str) -> rusqlite::Result<()> {
+    connection.execute("INSERT INTO audit VALUES (?, ?, ?)", params![at, who, what])?;
+    let oldest = connection.last_insert_rowid() - AUDIT_MAX;
+    connection.execute("DELETE FROM audit WHERE rowid <= ?", [oldest])?;
+    Ok(())
 }
 
 fn text(value: &impl serde::Serialize) -> Result<String, rusqlite::Error> {
@@ -321,35 +254,6 @@ fn json<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn purges_and_acknowledgements_outlive_the_process() {
-        let temp = tempfile::tempdir().unwrap();
-        let path = temp.path().join("j.db");
-        let journal = Journal::open(&path).unwrap();
-        let scopes = [Scope::All, Scope::Tag { tag: "v1".into(), site: None }];
-        let kept = journal.add_purges(&scopes, Mode::Soft, 5).unwrap();
-        assert_eq!(kept.iter().map(|purge| purge.sequence).collect::<Vec<_>>(), [Some(1), Some(2)]);
-        journal.keep_applied("fra", 1).unwrap();
-        drop(journal);
-        let journal = Journal::open(&path).unwrap();
-        assert_eq!(journal.purges_after(journal.applied("fra").unwrap(), 10).unwrap(), kept[1..]);
-        assert_eq!(journal.applied("nyc").unwrap(), 0);
-        assert_eq!(journal.last_purge().unwrap(), 2);
-        assert_eq!(journal.trimmed().unwrap(), 0);
-    }
-
-    #[test]
-    fn old_purges_are_trimmed_and_their_numbers_not_given_again() {
-        let temp = tempfile::tempdir().unwrap();
-        let journal = Journal::open(&temp.path().join("j.db")).unwrap();
-        let scopes = vec![Scope::All; PURGES_KEPT as usize];
-        journal.add_purges(&scopes, Mode::Hard, 5).unwrap();
-        assert_eq!(journal.trimmed().unwrap(), 0);
-        journal.add_purges(&scopes[..2], Mode::Hard, 5).unwrap();
-        assert_eq!((journal.trimmed().unwrap(), journal.last_purge().unwrap()), (2, PURGES_KEPT + 2));
-        assert_eq!(journal.purges_after(0, 1).unwrap()[0].sequence, Some(3));
-    }
 
     #[test]
     fn a_drain_ends_by_itself() {

@@ -1,7 +1,7 @@
 //! `nearside-controller` and `nearside`: the desired state, kept at home.
 //!
 //! [`home`] holds keys and identities, [`journal`] what must not be forgotten, [`check`] and [`bundle`] turn
-//! the fleet file into a signed snapshot. [`nodes`] brings every node to it, [`api`] is how the command line
+//! the fleet file into a signed snapshot. [`nodes`] brings every node to it, [`purge`] every purge to every edge, [`api`] is how the command line
 //! asks, [`serve`] runs it all. PoPs never need any of it to keep serving.
 
 #![forbid(unsafe_code)]
@@ -15,4 +15,5 @@ pub mod gauges;
 pub mod home;
 pub mod journal;
 pub mod nodes;
+pub mod purge;
 pub mod serve;

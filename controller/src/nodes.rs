@@ -2,18 +2,16 @@
 //!
 //! One task per node: look (its report), send what is missing, look again. Reconciliation, not fire and
 //! forget: nothing is remembered as sent, only what the node itself says it has. A failed round backs off with jitter;
-//! a change wakes all. Purges go out at once from [`Node::deliver`], which the tasks use for replay too.
-//!
-//! Invariant: one delivery of purges per node at a time, so acknowledgements are kept in order.
+//! a change wakes all. An edge's purges go another way beside it ([`crate::purge::courier`]), so that a snapshot under way
+//! holds up none; the courier is told when its edge was seen.
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use http::{Method, StatusCode};
 use nearside_fleet::{
-    purge::{self, Acknowledged, PURGES_MAX, Purges},
     report::{Missing, Report},
     snapshot::Signed,
 };
@@ -26,13 +24,12 @@ use crate::{
     bundle,
     client::{ClientError, Connection, Peer, json},
     home::seconds,
-    journal::{Drain, Journal, JournalError},
+    journal::{Drain, Journal},
+    purge::{Outbox, courier::Courier},
 };
 
 /// A report, a drain: answered from memory.
 const QUICK: Duration = Duration::from_secs(5);
-/// A purge: answered once it is on the edge's disk.
-const PURGE: Duration = Duration::from_secs(10);
 /// A snapshot: the node compiles databases before it answers.
 const STAGE: Duration = Duration::from_secs(120);
 /// A file: 256 MiB over a slow home uplink.
@@ -123,35 +120,36 @@ pub struct Node {
     journal: Arc<Journal>,
     state: StateDir,
     status: Mutex<Status>,
-    delivering: tokio::sync::Mutex<()>,
+    /// Of an edge.
+    courier: Option<Arc<Courier>>,
 }
 
 impl Node {
     /// A node that was not looked at yet.
-    pub fn new(peer: Peer, kind: Kind, journal: Arc<Journal>, state: StateDir) -> Self {
+    pub fn new(peer: Peer, kind: Kind, journal: Arc<Journal>, outbox: &Arc<Outbox>, state: StateDir) -> Self {
         let status = Status {
             node: peer.name.clone(),
             kind,
             phase: Phase::Unknown,
             snapshot: None,
             error: None,
-            purges: journal.applied(&peer.name).unwrap_or(0),
+            purges: 0,
             seen: None,
             report: None,
         };
-        Self {
-            peer,
-            kind,
-            journal,
-            state,
-            status: Mutex::new(status),
-            delivering: tokio::sync::Mutex::default(),
-        }
+        let acknowledged = journal.applied(&peer.name).unwrap_or(0);
+        let courier =
+            (kind == Kind::Edge).then(|| Courier::new(peer.clone(), Arc::clone(outbox), acknowledged));
+        Self { peer, kind, journal, state, status: Mutex::new(status), courier }
     }
 
     /// What is known of it now.
     pub fn status(&self) -> Status {
-        self.status.lock().clone()
+        let mut status = self.status.lock().clone();
+        if let Some(courier) = &self.courier {
+            status.purges = courier.acknowledged();
+        }
+        status
     }
 
     /// What it is.
@@ -164,8 +162,21 @@ impl Node {
         &self.peer
     }
 
-    /// Reconciles for ever. Cancel-safe: a dropped round is begun anew by the next task.
-    pub async fn run(self: Arc<Self>, mut desired: watch::Receiver<Desired>) {
+    /// Reconciles and delivers for ever. Cancel-safe: a dropped round is begun anew by the next task.
+    pub async fn run(self: Arc<Self>, desired: watch::Receiver<Desired>) {
+        let delivering = async {
+            match &self.courier {
+                Some(courier) => courier.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.reconcile(desired) => {}
+            () = delivering => {}
+        }
+    }
+
+    async fn reconcile(&self, mut desired: watch::Receiver<Desired>) {
         let mut failures: u32 = 0;
         loop {
             let target = desired.borrow_and_update().clone();
@@ -200,9 +211,9 @@ impl Node {
         {
             self.send(&mut connection, *number, signed).await?;
         }
-        match self.kind {
-            Kind::Edge => self.deliver().await.map(drop),
-            Kind::Dns => self.drains(&mut connection).await,
+        match &self.courier {
+            Some(courier) => courier.error().map_or(Ok(()), |error| Err(format!("purges: {error}"))),
+            None => self.drains(&mut connection).await,
         }?;
         self.status.lock().error = None;
         Ok(())
@@ -228,6 +239,9 @@ impl Node {
         };
         status.report = Some(report);
         drop(status);
+        if let Some(courier) = &self.courier {
+            courier.seen();
+        }
         Ok(connection)
     }
 
@@ -271,62 +285,6 @@ impl Node {
             }
         }
         Err((Phase::Behind, "files are still missing after they were sent".to_owned()))
-    }
-
-    /// Sends an edge every purge it has not acknowledged. Returns how long it took.
-    ///
-    /// # Errors
-    /// Why some are not in force there yet; the node's task tries again.
-    pub async fn deliver(&self) -> Result<Duration, String> {
-        let started = Instant::now();
-        let _one = self.delivering.lock().await;
-        let words = |error: &dyn std::fmt::Display| error.to_string();
-        let mut connection: Option<Connection> = None;
-        let mut reached: Option<u64> = None;
-        loop {
-            let (known, after) = self.place(reached).map_err(|error| words(&error))?;
-            let purges = self.journal.purges_after(after, PURGES_MAX).map_err(|error| words(&error))?;
-            let Some(last) = purges.last().and_then(|purge| purge.sequence) else { break };
-            let mut open = match connection.take() {
-                Some(open) => open,
-                None => self.peer.connect().await.map_err(|error| words(&error))?,
-            };
-            let message = json(&Purges { purges, journal: Some(known) });
-            let answer = open.ask(Method::POST, "/v1/purges", message, PURGE).await;
-            let through = answer
-                .and_then(|answer| answer.good()?.json::<Acknowledged>())
-                .map_err(|error| words(&error))?
-                .through;
-            connection = Some(open);
-            if through < last && reached.is_some_and(|reached| through <= reached) {
-                return Err(format!("has purges up to {through} only, was sent up to {last}"));
-            }
-            reached = Some(through);
-            // Past the last one home knows of, its own count is from a journal we lost: it must not skip ours.
-            let kept = if through > known.newest { last } else { through };
-            self.journal.keep_applied(&self.peer.name, kept).map_err(|error| words(&error))?;
-            self.status.lock().purges = kept;
-            if through > self.journal.last_purge().map_err(|error| words(&error))? {
-                return Err(format!(
-                    "has purges up to {through}, home knows of {last} only: was home's journal lost? Purges below that \
-                     number have no effect there; `nearside purge --all` after the numbers are past it",
-                ));
-            }
-        }
-        Ok(started.elapsed())
-    }
-
-    /// What an edge is told of the journal, and from where purges are sent: from where it said it stands, which may be
-    /// before what it once acknowledged (it was installed anew), or from what it acknowledged.
-    fn place(&self, reached: Option<u64>) -> Result<(purge::Journal, u64), JournalError> {
-        let acknowledged = self.journal.applied(&self.peer.name)?;
-        let known = purge::Journal {
-            acknowledged,
-            newest: self.journal.last_purge()?,
-            trimmed: self.journal.trimmed()?,
-        };
-        let after = reached.filter(|&reached| reached <= known.newest).unwrap_or(acknowledged);
-        Ok((known, after))
     }
 
     /// Makes a DNS node's drains those in the journal.

@@ -34,6 +34,7 @@ use crate::{
     home::{Home, HomeError, seconds},
     journal::{Drain, Journal, JournalError},
     nodes::{Desired, Kind, Node, Phase, Status},
+    purge::{NotTaken, Purger, board::Order},
 };
 
 /// How often certificates are looked at for renewal.
@@ -54,17 +55,6 @@ pub enum StartError {
     /// TLS of it.
     #[error(transparent)]
     Tls(#[from] nearside_node::tls::TlsError),
-}
-
-/// What became of a purge at one PoP.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Delivered {
-    /// Which.
-    pub pop: String,
-    /// How long it took, milliseconds.
-    pub ms: f64,
-    /// Why it is not in force there yet; it is replayed.
-    pub error: Option<String>,
 }
 
 /// The whole fleet as home sees it.
@@ -104,6 +94,7 @@ struct Counters {
 pub struct Controller {
     home: Home,
     journal: Arc<Journal>,
+    purger: Purger,
     fleet_file: PathBuf,
     tls: Arc<rustls::ClientConfig>,
     desired: watch::Sender<Desired>,
@@ -127,7 +118,7 @@ impl std::fmt::Debug for Controller {
 }
 
 impl Controller {
-    /// A controller that has read nothing yet. Registers its metrics.
+    /// A controller that has read nothing yet. Registers its metrics. To be called within a runtime: a task numbers purges.
     ///
     /// # Errors
     /// [`StartError`], mostly that `nearside init` was not run.
@@ -136,6 +127,7 @@ impl Controller {
         let journal = Arc::new(Journal::open(&state.path("nearside.db"))?);
         let identity = Identity::read(&state.path(identity::DIR))?;
         let tls = identity.credentials.client_config()?;
+        let purger = Purger::start(Arc::clone(&journal))?;
         let counters = Counters {
             publishes: Counter::default(),
             refused: Counter::default(),
@@ -146,12 +138,14 @@ impl Controller {
             registry.register("publishes", "Snapshots made", counters.publishes.clone());
             registry.register("publishes_refused", "Edits that were not published", counters.refused.clone());
             registry.register("purges", "Purges ordered", counters.purges.clone());
+            purger.register(registry);
             registry.register("snapshot", "Number of the newest snapshot", counters.snapshot.clone());
         });
         let (desired, _) = watch::channel(Desired::default());
         let inner = Mutex::default();
         let publishing = tokio::sync::Mutex::default();
-        let controller = Self { home, journal, fleet_file, tls, desired, inner, publishing, counters };
+        let controller =
+            Self { home, journal, purger, fleet_file, tls, desired, inner, publishing, counters };
         let controller = Arc::new(controller);
         metrics.register("nearside_controller", |registry| {
             registry.register_collector(Box::new(Gauges(Arc::downgrade(&controller))));
@@ -279,44 +273,28 @@ impl Controller {
         for (name, (address, kind)) in wanted {
             inner.nodes.entry(name.clone()).or_insert_with(|| {
                 let peer = Peer { name, address, tls: Arc::clone(&self.tls) };
-                let node =
-                    Arc::new(Node::new(peer, kind, Arc::clone(&self.journal), self.home.state.clone()));
+                let (journal, outbox) = (Arc::clone(&self.journal), self.purger.outbox());
+                let node = Arc::new(Node::new(peer, kind, journal, outbox, self.home.state.clone()));
                 let task = tokio::spawn(Arc::clone(&node).run(self.desired.subscribe()));
                 (node, task)
             });
         }
     }
 
-    /// Numbers and journals purges, then tells every edge at once and waits for all.
+    /// Numbers and journals purges; they are on their way to every edge when this returns.
     ///
     /// # Errors
     /// If the journal fails: then no edge was told.
-    pub async fn purge(
-        &self,
-        scopes: &[Scope],
-        mode: Mode,
-        who: &str,
-    ) -> Result<Vec<Delivered>, JournalError> {
-        let purges = self.journal.add_purges(scopes, mode, seconds(SystemTime::now()))?;
-        self.counters.purges.inc_by(purges.len() as u64);
-        self.audit(
-            who,
-            &format!("purged {}", scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        );
-        let telling = self.nodes(Kind::Edge).into_iter().map(|node| {
-            tokio::spawn(async move {
-                let started = Instant::now();
-                let error = node.deliver().await.err();
-                Delivered { pop: node.peer().name.clone(), ms: started.elapsed().as_secs_f64() * 1e3, error }
-            })
-        });
-        let telling: Vec<_> = telling.collect();
-        let mut out = Vec::with_capacity(telling.len());
-        for told in telling {
-            // A panic there is our bug; the purge is journaled and the node's task replays it.
-            out.extend(told.await.ok());
-        }
-        Ok(out)
+    pub async fn purge(&self, scopes: &[Scope], mode: Mode, who: &str) -> Result<Arc<Order>, NotTaken> {
+        let edges = self.nodes(Kind::Edge).iter().map(|node| node.peer().name.clone()).collect();
+        let order = self.purger.order(scopes, mode, who, edges).await?;
+        self.counters.purges.inc_by(scopes.len() as u64);
+        Ok(order)
+    }
+
+    /// An order of late, by any of its purges' numbers.
+    pub fn purge_order(&self, sequence: u64) -> Option<Arc<Order>> {
+        self.purger.find(sequence)
     }
 
     /// Takes a PoP out of the answers of all DNS nodes, and keeps it out.
@@ -383,7 +361,7 @@ impl Controller {
     /// # Errors
     /// [`JournalError`].
     pub fn status(&self) -> Result<FleetStatus, JournalError> {
-        let purges = self.journal.last_purge()?;
+        let purges = self.purger.outbox().newest();
         let drains = self.journal.drains(seconds(SystemTime::now()))?;
         let snapshot = self.desired.borrow().snapshot.as_ref().map(|(number, _)| *number);
         let inner = self.inner.lock();

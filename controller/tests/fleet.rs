@@ -188,7 +188,9 @@ async fn a_fleet_is_brought_to_the_desired_state_and_kept_there() {
     dns.memory.lock().unwrap().refuse = None;
 
     // A purge reaches who is there now and the other when it comes.
-    let told = controller.purge(&[Scope::All, Scope::Site("s".into())], Mode::Hard, "test").await.unwrap();
+    let order = controller.purge(&[Scope::All, Scope::Site("s".into())], Mode::Hard, "test").await.unwrap();
+    assert!(order.settled(2, Duration::from_secs(20)).await, "who is away is not waited for");
+    let told = order.outcome();
     let outcome = |pop: &str| told.iter().find(|told| told.pop == pop).unwrap();
     assert!(outcome("fra").error.is_none(), "{told:?}");
     assert!(outcome("nyc").error.is_some(), "{told:?}");

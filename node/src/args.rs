@@ -25,6 +25,11 @@ pub fn unreachable() -> ExitCode {
     ExitCode::from(3)
 }
 
+/// The work was done in part: not every PoP has it yet.
+pub fn partial() -> ExitCode {
+    ExitCode::from(4)
+}
+
 /// Where daemons keep their state unless told otherwise; the node's name is appended.
 pub const STATE_ROOT: &str = "/var/lib/nearside";
 

@@ -38,7 +38,7 @@ const LONG: Duration = Duration::from_secs(120);
     nearside status                            every node at a glance\n  \
     nearside purge https://www.example.org/    at every PoP, acknowledged\n  \
     nearside drain fra --for 1h                take a PoP out of the answers\n\n\
-    Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 the controller can't be reached"
+    Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 the controller can't be reached, 4 done, but not at every PoP yet"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -113,7 +113,10 @@ enum Command {
         nearside purge https://www.example.org/style.css\n  \
         nearside purge --prefix https://www.example.org/img/\n  \
         nearside purge --tag product-17 --soft\n  \
-        nearside purge --site www")]
+        nearside purge --site www\n  \
+        nearside purge --from changed-urls.txt --wait 30s\n\n\
+        Exit codes: 0 every PoP has acknowledged, 1 nothing was purged, 3 the controller can't be reached,\n  \
+        4 taken, but some PoPs have not acknowledged within --wait: they get it when they can be reached")]
     Purge(purge::PurgeArgs),
     /// Takes a PoP out of the answers of all DNS nodes
     #[command(after_help = "Examples:\n  nearside drain fra --for 1h --reason \"new disk\"")]
