@@ -5,6 +5,7 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod framing;
+pub mod gates;
 pub mod listen;
 pub mod load;
 pub mod metrics;

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
+use nearside_fleet::config::gates::Mode;
 use nearside_node::metrics::Metrics;
 use prometheus_client::{
     collector::Collector,
@@ -17,6 +18,7 @@ use prometheus_client::{
 
 use crate::{
     cache::metrics::Kind,
+    gates::Gate,
     listen::{Front, share::Limit},
     origin::{Checked, GroupStats, Origin, Shown, Stand},
     request::Edge,
@@ -49,6 +51,7 @@ impl Collector for EdgeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.front(&mut encoder)?;
         self.sites(&mut encoder)?;
+        self.gates(&mut encoder)?;
         self.origins(&mut encoder)?;
         self.cache(&mut encoder)?;
         self.certificates(&mut encoder)
@@ -313,6 +316,26 @@ impl EdgeCollector {
             for (origin, under_way, _) in group.shown() {
                 let labels = [("site", *site), ("origin", origin.settings().name.as_str())];
                 labelled(&mut family, &labels, &ConstGauge::new(f64::from(under_way)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What gates objected to, of sites that have some.
+    fn gates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        const COUNTERS: [(&str, &str, Mode); 2] = [
+            ("gate_refused", "Requests that a gate refused", Mode::Enforce),
+            ("gate_would_refuse", "Requests that a gate in detect mode let go on", Mode::Detect),
+        ];
+        let sites = self.edge.sites.load();
+        for (name, help, mode) in COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for site in sites.iter() {
+                let Some(gates) = &site.gates else { continue };
+                for gate in Gate::ALL {
+                    let labels = [("site", site.name.as_str()), ("gate", gate.name())];
+                    labelled(&mut family, &labels, &ConstCounter::new(gates.stats().count(gate, mode)))?;
+                }
             }
         }
         Ok(())

@@ -1,11 +1,18 @@
-//! Where clients are, as far as the rules of sites ask: compiled when a configuration is loaded, looked up in
-//! nanoseconds.
+//! Where clients are, as far as sites ask: compiled when a configuration is loaded, looked up in nanoseconds.
 //!
-//! [`Places`] knows every condition that any rule of any site names, and for each address which of them hold;
-//! nothing is compiled where no rule asks. [`Rules`] are the rules of one site. Networks are compared
-//! directly: there are few.
+//! [`Places`] knows every condition that any rule or gate of any site names, and for each address which of them hold;
+//! nothing is compiled where nobody asks. [`Seen`] is one client, looked up once however many ask, and not at all where
+//! nobody does. [`Rules`] are the rules of one site that choose its origins. Networks are compared directly: there are
+//! few.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
 
 use nearside_fleet::config::{Geoip, Match, OriginRule, Site, Spread};
 use nearside_geoip::{
@@ -29,17 +36,13 @@ pub struct Places {
 }
 
 impl Places {
-    /// Compiles what the rules of these sites ask for.
+    /// Compiles what is asked for; networks are passed over.
     ///
     /// # Errors
     /// An unusable database, a code that does not exist, or too many conditions.
-    pub fn compile<'a>(geoip: &Geoip, sites: impl Iterator<Item = &'a Site>) -> Result<Arc<Places>, String> {
-        let rules = sites.filter_map(|site| match &site.balance.as_ref()?.strategy {
-            Spread::Rules(rules) => Some(rules),
-            _ => None,
-        });
+    pub fn compile<'a>(geoip: &Geoip, asked: impl Iterator<Item = &'a Match>) -> Result<Arc<Places>, String> {
         let mut conditions: Vec<Match> = Vec::new();
-        for condition in rules.flatten().flat_map(|rule| &rule.when) {
+        for condition in asked {
             if !matches!(condition, Match::Network(..)) && !conditions.contains(condition) {
                 conditions.push(condition.clone());
             }
@@ -72,13 +75,77 @@ impl Places {
         Ok(Arc::new(Places { conditions, sets, map: Some(map) }))
     }
 
-    fn bit(&self, condition: &Match) -> Option<usize> {
+    /// Which bit of a client's set stands for a condition; `None` for networks, and for what nobody asked.
+    pub fn bit(&self, condition: &Match) -> Option<usize> {
         self.conditions.iter().position(|known| known == condition)
     }
 
+    /// What `verdict` says of every combination of conditions there is, by [`Seen::number`]. It is given which bits hold.
+    pub fn decide(&self, verdict: impl Fn(&dyn Fn(usize) -> bool) -> bool) -> Box<[bool]> {
+        let nowhere: [Box<[u64]>; 1] = [Box::default()];
+        let sets = if self.sets.is_empty() { &nowhere[..] } else { &self.sets };
+        sets.iter().map(|set| verdict(&|bit| is_set(set, bit))).collect()
+    }
+
     fn set(&self, address: IpAddr) -> &[u64] {
-        let number = self.map.as_ref().map(|map| map.lookup(address).value as usize);
-        number.and_then(|number| self.sets.get(number)).map_or(&[], |set| set)
+        self.sets.get(self.number(address)).map_or(&[], |set| set)
+    }
+
+    fn number(&self, address: IpAddr) -> usize {
+        self.map.as_ref().map_or(0, |map| map.lookup(address).value as usize)
+    }
+}
+
+fn is_set(set: &[u64], bit: usize) -> bool {
+    set.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1)
+}
+
+/// Every place that a site asks for.
+pub fn asked(site: &Site) -> impl Iterator<Item = &Match> {
+    let rules = match site.balance.as_ref().map(|balance| &balance.strategy) {
+        Some(Spread::Rules(rules)) => &rules[..],
+        _ => &[],
+    };
+    let gate = site.gates.place.iter().flat_map(|gate| gate.allow.iter().chain(&gate.deny));
+    rules.iter().flat_map(|rule| &rule.when).chain(gate)
+}
+
+/// A client, and where it is as soon as somebody asks.
+pub struct Seen<'p> {
+    places: &'p Places,
+    client: IpAddr,
+    /// [`UNSEEN`] until it was looked up. Atomic only so that it may be held while something is waited for.
+    number: AtomicU32,
+}
+
+/// No value of a map: those have 26 bits.
+const UNSEEN: u32 = u32::MAX;
+
+impl<'p> Seen<'p> {
+    /// Nothing is looked up yet. An IPv4-mapped address is the IPv4 one from here on.
+    pub fn new(places: &'p Places, client: IpAddr) -> Self {
+        Seen { places, client: client.to_canonical(), number: AtomicU32::new(UNSEEN) }
+    }
+
+    /// The client's address.
+    pub fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// Which combination of conditions holds for it.
+    pub fn number(&self) -> usize {
+        let known = self.number.load(Relaxed);
+        if known != UNSEEN {
+            return known as usize;
+        }
+        let number = self.places.number(self.client);
+        self.number.store(number as u32, Relaxed);
+        number
+    }
+
+    /// Whether the condition of a [`Places::bit`] holds for it.
+    pub fn holds(&self, bit: usize) -> bool {
+        self.places.sets.get(self.number()).is_some_and(|set| is_set(set, bit))
     }
 }
 
@@ -113,7 +180,7 @@ impl Rules {
         let client = client.to_canonical();
         let set = self.places.set(client);
         let holds = |asks: &Asks| match asks {
-            Asks::Place(bit) => set.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1),
+            Asks::Place(bit) => is_set(set, *bit),
             Asks::Network(network) => network.contains(client),
         };
         self.rules.iter().find(|(when, _)| when.iter().any(holds)).map(|(_, origins)| &origins[..])
@@ -192,7 +259,7 @@ mod tests {
             rule(&[Match::Continent("EU".into())], &[0]),
         ];
         let site = site(rules.clone());
-        let places = Places::compile(&Geoip::default(), [&site].into_iter()).unwrap();
+        let places = Places::compile(&Geoip::default(), asked(&site)).unwrap();
         let rules = Rules::new(&rules, &places);
         let of = |client: &str| rules.of(client.parse().unwrap()).map(<[usize]>::to_vec);
         assert_eq!(of("91.64.3.9"), Some(vec![2]), "a network of Germany");
@@ -209,7 +276,7 @@ mod tests {
             origins: vec![0],
         }];
         let site = site(rules.clone());
-        let places = Places::compile(&Geoip::default(), [&site].into_iter()).unwrap();
+        let places = Places::compile(&Geoip::default(), asked(&site)).unwrap();
         assert!(places.map.is_none());
         assert_eq!(Rules::new(&rules, &places).of("192.0.2.1".parse().unwrap()), Some(&[0][..]));
     }

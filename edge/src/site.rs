@@ -12,12 +12,13 @@ use nearside_fleet::{config, config::front::TlsVersion};
 
 use crate::{
     alt_svc::{AltSvc, Quic},
+    gates::{Building, Gates, Lists},
     listen::share::Share,
     origin::{
         Credentials, Origins, Secret, Trust,
         shield::{Fleet, Shields},
     },
-    place::Places,
+    place::{self, Places},
     policy::Rules,
     request::frontage::Frontage,
     stats::SiteStats,
@@ -45,6 +46,10 @@ pub struct Site {
     pub frontage: Frontage,
     /// Its share of the edge.
     pub share: Arc<Share>,
+    /// Where clients are, for whoever asks.
+    pub places: Arc<Places>,
+    /// Who may ask, if not everybody.
+    pub gates: Option<Arc<Gates>>,
 }
 
 /// All sites by host.
@@ -57,6 +62,8 @@ pub struct Sites {
     /// Where this edge speaks TLS, for redirects.
     pub https_port: Option<u16>,
     differ_in_tls: bool,
+    /// Of their gates.
+    lists: Lists,
 }
 
 impl Sites {
@@ -74,15 +81,24 @@ impl Sites {
     ) -> Result<Sites, Vec<String>> {
         let mut sites = Sites::default();
         let mut mistakes = Vec::new();
-        let places = Places::compile(geoip, configured.values())
+        let places = Places::compile(geoip, configured.values().flat_map(place::asked))
             .map_err(|error| vec![format!("rules by place: {error}")])?;
+        let mut lists = Lists::after(last.map(|last| &last.lists));
         for (name, site) in configured {
             let last = last.and_then(|last| last.by_name.get(name));
+            let last_gates = last.and_then(|last| last.gates.as_deref());
+            let mut with = Building { places: &places, lists: &mut lists, last: last_gates, workers };
+            let gates = Gates::build(site, &mut with);
+            if let Err(error) = &gates {
+                mistakes.push(format!("site {name}: gates: {error}"));
+            }
             match Site::build(site, &places, fleet, last, workers, quic) {
-                Ok(built) => sites.insert(Arc::new(built)),
+                Ok(built) => sites.insert(Arc::new(Site { gates: gates.ok().flatten(), ..built })),
                 Err(error) => mistakes.push(format!("site {name}: origin: {error}")),
             }
         }
+        lists.settle();
+        sites.lists = lists;
         if mistakes.is_empty() { Ok(sites) } else { Err(mistakes) }
     }
 
@@ -155,6 +171,8 @@ impl Site {
             front: site.front.clone(),
             frontage: Frontage::from(&site.front),
             share: last.map_or_else(Arc::default, |last| last.share.clone()),
+            places: places.clone(),
+            gates: None,
         })
     }
 }

@@ -6,6 +6,7 @@
 //! [`crate::load()`], which reports every mistake with line and column; it is never changed in place.
 
 pub mod front;
+pub mod gates;
 mod storage;
 
 pub use self::storage::{BucketStyle, Storage, StorageKind};
@@ -17,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use self::front::{PopFront, SiteFront, TicketKeys};
+use self::{
+    front::{PopFront, SiteFront, TicketKeys},
+    gates::{Gates, SharedLimits},
+};
 
 /// Name of a PoP, check, service, zone, site or DNS node: 1 to 63 of `a-z 0-9 - _ .`.
 pub type Id = String;
@@ -45,6 +49,8 @@ pub struct Config {
     pub controller: Option<Controller>,
     /// Keys of TLS session tickets.
     pub ticket_keys: TicketKeys,
+    /// Where edges share what they count, if they do.
+    pub shared_limits: Option<SharedLimits>,
 }
 
 /// Sources of geography, in order of precedence: operator's networks, then databases.
@@ -367,6 +373,8 @@ pub struct Site {
     pub cache: SiteCache,
     /// What it asks of connections.
     pub front: SiteFront,
+    /// Who may ask it, and how often.
+    pub gates: Gates,
 }
 
 impl Site {

@@ -13,6 +13,7 @@ pub mod builtin;
 mod country;
 pub mod database;
 pub mod geo;
+pub mod list;
 pub mod map;
 pub mod place;
 pub mod prefix;

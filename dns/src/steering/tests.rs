@@ -105,6 +105,7 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
         sites: BTreeMap::new(),
         controller: None,
         ticket_keys: None,
+        shared_limits: None,
     }
 }
 

@@ -189,7 +189,7 @@ fn parts(
 }
 
 /// Adds our member to `Cache-Status`, after those of caches closer to the origin (RFC 9211 section 2).
-pub(super) fn append_account(fields: &mut HeaderMap, account: &CacheStatus) {
+pub(crate) fn append_account(fields: &mut HeaderMap, account: &CacheStatus) {
     fields.append(status::CACHE_STATUS, account.value());
     fields.insert(status::X_CACHE_STATUS, HeaderValue::from_static(account.outcome.word()));
 }

@@ -53,6 +53,7 @@ use crate::{
     listen::{connection::Client, share::Place},
     load::Load,
     origin::shield::PURGED,
+    place::Seen,
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
     site::{Site, Sites},
     stats::{Outcome, SiteStats},
@@ -267,7 +268,7 @@ pub async fn handle(
 pub async fn handle_within(
     edge: &Arc<Edge>,
     client: &Arc<Client>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     reach: Reach,
 ) -> Response<Body> {
     let started = Instant::now();
@@ -286,6 +287,20 @@ pub async fn handle_within(
             return finish_local(edge, client, &request, answer, started, Some((&site, &host)));
         }
     }
+    // Another edge has asked its own gates: its clients are not known here.
+    let admitted = match &site.gates {
+        Some(gates) if client.node.is_none() => {
+            let seen = Seen::new(&site.places, client.peer.ip());
+            match gates.admit(&mut request, &seen) {
+                Ok(admitted) => Some(admitted),
+                Err(denied) => {
+                    let answer = denied.answer(request.method());
+                    return finish_local(edge, client, &request, answer, started, Some((&site, &host)));
+                }
+            }
+        }
+        _ => None,
+    };
     let share = match site.share.take(Place::Request, site.front.limits.requests_max) {
         Ok(share) => share,
         Err(_) => {
@@ -317,6 +332,9 @@ pub async fn handle_within(
     };
     let mut response = finish(&exchange, answer, started);
     response.body_mut().hold_share(share);
+    if let Some(admitted) = admitted {
+        admitted.dress(&mut response);
+    }
     response
 }
 

@@ -210,6 +210,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         sites: BTreeMap::from([("www".to_owned(), site)]),
         controller: None,
         ticket_keys: None,
+        shared_limits: None,
     }
 }
 

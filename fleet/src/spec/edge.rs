@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use toml::de::DeValue;
 
 use super::{
-    check_name, front, keys, once, origin,
+    check_name, front, gates, keys, once, origin,
     reader::{Section, Value, integer, members},
 };
 use crate::{
@@ -25,9 +25,10 @@ const HTTP3_MAX_AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 pub(super) fn sites(top: &Section<'_>, pops: &BTreeMap<Id, Pop>) -> BTreeMap<Id, Site> {
     let (mut sites, mut hosts) = (BTreeMap::new(), BTreeMap::new());
+    let shares = top.value("shared_limits").is_some();
     for (name, section) in top.named("site", keys::SITE) {
         check_name(&section, &name);
-        if let Some(site) = site(name.clone(), &section, pops) {
+        if let Some(site) = site(name.clone(), &section, pops, shares) {
             for host in &site.hosts {
                 once(&mut hosts, &section, "hosts", host.clone());
             }
@@ -37,7 +38,7 @@ pub(super) fn sites(top: &Section<'_>, pops: &BTreeMap<Id, Pop>) -> BTreeMap<Id,
     sites
 }
 
-fn site(name: Id, section: &Section<'_>, pops: &BTreeMap<Id, Pop>) -> Option<Site> {
+fn site(name: Id, section: &Section<'_>, pops: &BTreeMap<Id, Pop>, shares: bool) -> Option<Site> {
     section.required("hosts", "host names like \"www.example.org\"");
     let hosts = section
         .list("hosts", "host names like \"www.example.org\" or \"*.example.org\"", |value| {
@@ -54,7 +55,8 @@ fn site(name: Id, section: &Section<'_>, pops: &BTreeMap<Id, Pop>) -> Option<Sit
     let in_storage = origins.iter().any(|origin| origin.storage.is_some());
     let cache = cache(section, if in_storage { QueryKey::Ignore } else { QueryKey::Keep });
     let shields = shields(section, pops);
-    Some(Site { name, hosts, origins, balance, shields, tls, http3, cache, front })
+    let gates = gates::gates(section, shares);
+    Some(Site { name, hosts, origins, balance, shields, tls, http3, cache, front, gates })
 }
 
 /// PoPs that other edges can reach: a shield without a listener or an address would never be asked.

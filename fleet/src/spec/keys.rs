@@ -13,6 +13,7 @@ pub(crate) const TOP: &[&str] = &[
     "site",
     "controller",
     "ticket_keys",
+    "shared_limits",
 ];
 pub(crate) const GEOIP: &[&str] = &["databases", "network", "resolver"];
 pub(crate) const NETWORK: &[&str] = &["network", "country", "continent", "subdivision", "location"];
@@ -82,7 +83,22 @@ pub(crate) const SITE: &[&str] = &[
     "hsts",
     "server",
     "limits",
+    "gates",
 ];
+pub(crate) const GATES: &[&str] = &["secret", "network", "place", "rate", "concurrency", "waf", "bandwidth"];
+pub(crate) const GATE_SECRET: &[&str] = &["name", "values", "mode", "log"];
+pub(crate) const GATE_NETWORK: &[&str] =
+    &["allow", "deny", "allow_files", "deny_files", "others", "mode", "log"];
+pub(crate) const GATE_PLACE: &[&str] = &["allow", "deny", "others", "status", "page", "mode", "log"];
+pub(crate) const GATE_RATE: &[&str] =
+    &["name", "per", "rate", "burst", "path", "ipv6_prefix", "shared", "mode", "log"];
+pub(crate) const GATE_CONCURRENCY: &[&str] = &["requests", "ipv6_prefix", "mode", "log"];
+pub(crate) const GATE_WAF: &[&str] =
+    &["families", "threshold", "headers", "query_max", "rule", "exclude", "mode", "log"];
+pub(crate) const GATE_WAF_RULE: &[&str] = &["id", "pattern", "in", "score"];
+pub(crate) const GATE_WAF_EXCLUDE: &[&str] = &["id", "path", "parameter"];
+pub(crate) const GATE_BANDWIDTH: &[&str] = &["per_response", "per_client", "after", "ipv6_prefix"];
+pub(crate) const SHARED_LIMITS: &[&str] = &["redis", "username", "password_file", "interval", "timeout"];
 pub(crate) const HSTS: &[&str] = &["max_age", "include_subdomains", "preload"];
 pub(crate) const SITE_LIMITS: &[&str] = &["body_max", "connections_max", "requests_max"];
 pub(crate) const ORIGIN: &[&str] = &[
@@ -173,6 +189,17 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.tls", TLS),
     ("site.NAME.hsts", HSTS),
     ("site.NAME.limits", SITE_LIMITS),
+    ("site.NAME.gates", GATES),
+    ("site.NAME.gates.secret", GATE_SECRET),
+    ("site.NAME.gates.network", GATE_NETWORK),
+    ("site.NAME.gates.place", GATE_PLACE),
+    ("site.NAME.gates.rate", GATE_RATE),
+    ("site.NAME.gates.concurrency", GATE_CONCURRENCY),
+    ("site.NAME.gates.waf", GATE_WAF),
+    ("site.NAME.gates.waf.rule", GATE_WAF_RULE),
+    ("site.NAME.gates.waf.exclude", GATE_WAF_EXCLUDE),
+    ("site.NAME.gates.bandwidth", GATE_BANDWIDTH),
+    ("shared_limits", SHARED_LIMITS),
     ("site.NAME.cache", CACHE),
     ("site.NAME.cache.rule", CACHE_RULE),
     ("controller", CONTROLLER),

@@ -5,6 +5,7 @@
 
 mod edge;
 mod front;
+mod gates;
 mod geography;
 pub mod keys;
 mod origin;
@@ -124,11 +125,24 @@ fn read<'d>(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Option<Config> {
     let checks = steering::checks(&top);
     let services = steering::services(&top, &pops, &checks);
     let zones = steering::zones(&top, &services);
+    let shared_limits = gates::shared(&top);
     let sites = edge::sites(&top, &pops);
     edge::promises(&top, &pops, &services, &zones, &sites);
     let controller = edge::controller(&top);
     let ticket_keys = edge::ticket_keys(&top);
-    Some(Config { fleet: fleet?, geoip, pops, dns, checks, services, zones, sites, controller, ticket_keys })
+    Some(Config {
+        fleet: fleet?,
+        geoip,
+        pops,
+        dns,
+        checks,
+        services,
+        zones,
+        sites,
+        controller,
+        ticket_keys,
+        shared_limits,
+    })
 }
 
 /// What names look like, for messages.
@@ -252,7 +266,8 @@ mod tests {
     fn the_full_sample_uses_every_key() {
         for (section, keys) in keys::SECTIONS {
             for key in *keys {
-                let used = FULL.contains(&format!("{key} = ")) || FULL.contains(&format!(".{key}]"));
+                let used = [format!("{key} = "), format!(".{key}]"), format!(".{key}.")];
+                let used = used.iter().any(|text| FULL.contains(text));
                 let heading = FULL.contains(&format!("\n[{key}.")) || FULL.contains(&format!("\n[{key}]"));
                 assert!(used || heading, "{section}: {key}");
             }

@@ -178,7 +178,7 @@ fn http2(section: &Section<'_>, scheme: Scheme) -> Http2 {
 }
 
 /// A field name (RFC 9110 section 5.1) in lower case.
-fn field_name(text: &str) -> Option<String> {
+pub(super) fn field_name(text: &str) -> Option<String> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     ((1..=256).contains(&text.len()) && text.bytes().all(is_token)).then(|| text.to_ascii_lowercase())
 }
@@ -188,7 +188,11 @@ const NO_SECRET: &[&str] =
     &["host", "connection", "content-length", "transfer-encoding", "te", "upgrade", "trailer", "expect"];
 
 fn secret_header(section: &Section<'_>) -> Option<SecretHeader> {
-    let inner = section.section("secret_header", keys::SECRET_HEADER)?;
+    secret_header_of(&section.section("secret_header", keys::SECRET_HEADER)?)
+}
+
+/// `name` and `values` of a section.
+pub(super) fn secret_header_of(inner: &Section<'_>) -> Option<SecretHeader> {
     inner.required("name", "the name of a header");
     inner.required("values", "the secret, and the one before it while it is replaced");
     let name = inner.read("name", "the name of a header that HTTP itself does not use", |value| {

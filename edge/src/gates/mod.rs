@@ -1,0 +1,276 @@
+//! Gates: who may ask a site, how often, and how much at once.
+//!
+//! Asked in a fixed order, cheapest first, each only of what the ones before it let in:
+//!
+//! ```text
+//! secret → network → place → rate → concurrency → waf → signed URL → token
+//! ```
+//!
+//! [`Gates`] are the gates of one site, compiled when a configuration is loaded; [`Gates::admit`] asks them and never
+//! waits. What a gate finds is a [`Finding`]; here, and nowhere else, it becomes a refusal or (in `detect` mode) a
+//! count, and a log line where one was asked for. Requests of other edges of the fleet are not asked again: the edge
+//! that their client came to has done it.
+
+pub mod network;
+pub mod place;
+pub mod secret;
+pub mod stats;
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use nearside_fleet::config::{self, gates::Acting, gates::Mode};
+
+pub use self::{network::Lists, stats::GateStats};
+use crate::{
+    place::{Places, Seen},
+    policy::status::CacheStatus,
+    request::{Answer, Body, deliver},
+    stats::Outcome,
+};
+
+/// A gate. The names are metric labels; the order is that in which they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// A secret that requests carry.
+    Secret,
+    /// Networks of clients.
+    Network,
+    /// Places of clients.
+    Place,
+    /// How often is asked.
+    Rate,
+    /// How much at once.
+    Concurrency,
+    /// What looks like an attack.
+    Waf,
+    /// Signatures of URLs and cookies.
+    Signed,
+    /// JSON Web Tokens.
+    Jwt,
+}
+
+impl Gate {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Gate; 8] = [
+        Gate::Secret,
+        Gate::Network,
+        Gate::Place,
+        Gate::Rate,
+        Gate::Concurrency,
+        Gate::Waf,
+        Gate::Signed,
+        Gate::Jwt,
+    ];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Gate::Secret => "secret",
+            Gate::Network => "network",
+            Gate::Place => "place",
+            Gate::Rate => "rate",
+            Gate::Concurrency => "concurrency",
+            Gate::Waf => "waf",
+            Gate::Signed => "signed",
+            Gate::Jwt => "jwt",
+        }
+    }
+
+    /// `detail` of `Cache-Status`, which a refused client sees.
+    pub fn detail(self) -> &'static str {
+        match self {
+            Gate::Secret => "gate-secret",
+            Gate::Network => "gate-network",
+            Gate::Place => "gate-place",
+            Gate::Rate => "gate-rate",
+            Gate::Concurrency => "gate-concurrency",
+            Gate::Waf => "gate-waf",
+            Gate::Signed => "gate-signed",
+            Gate::Jwt => "gate-jwt",
+        }
+    }
+}
+
+/// Why a gate objects to a request, and what the client is told if that counts.
+#[derive(Debug)]
+pub struct Finding {
+    /// The answer's status.
+    pub status: StatusCode,
+    /// For the log; never shown to the client, never with a secret in it.
+    pub why: String,
+    /// Fields of the answer besides the usual ones.
+    pub fields: HeaderMap,
+    /// HTML to show; `None`: a line of text.
+    pub page: Option<bytes::Bytes>,
+}
+
+impl Finding {
+    /// A plain refusal.
+    pub fn new(status: StatusCode, why: impl Into<String>) -> Box<Self> {
+        Box::new(Finding { status, why: why.into(), fields: HeaderMap::new(), page: None })
+    }
+}
+
+/// What a gate says: nothing, or why not.
+pub type Judgement = Result<(), Box<Finding>>;
+
+/// The gates of one site.
+pub struct Gates {
+    site: String,
+    stats: Arc<GateStats>,
+    secret: Option<secret::SecretGate>,
+    network: Option<network::NetworkGate>,
+    place: Option<place::PlaceGate>,
+}
+
+/// What gates are built with besides their settings.
+pub struct Building<'b> {
+    /// Of all sites.
+    pub places: &'b Arc<Places>,
+    /// Compiled lists of networks, kept from the last configuration where they have not changed.
+    pub lists: &'b mut Lists,
+    /// The same site's gates of the last configuration, whose counts go on.
+    pub last: Option<&'b Gates>,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// What was let in, and on which terms.
+#[derive(Default)]
+pub struct Admitted {}
+
+impl Admitted {
+    /// Puts its terms on the response.
+    pub fn dress(self, _response: &mut Response<Body>) {}
+}
+
+/// A refusal.
+pub struct Denied {
+    gate: Gate,
+    finding: Box<Finding>,
+}
+
+impl Gates {
+    /// Compiles a site's gates; `None`: it has none.
+    ///
+    /// # Errors
+    /// A file that can't be read or is no list, in words.
+    pub fn build(site: &config::Site, with: &mut Building<'_>) -> Result<Option<Arc<Gates>>, String> {
+        let asked = &site.gates;
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        let network = asked.network.as_ref().map(|network| network::NetworkGate::build(network, with.lists));
+        let place = asked.place.as_ref().map(|place| place::PlaceGate::build(place, with.places));
+        Ok(Some(Arc::new(Gates {
+            site: site.name.clone(),
+            stats: with.last.map_or_else(|| GateStats::new(with.workers), |last| last.stats.clone()),
+            secret: asked.secret.as_ref().map(secret::SecretGate::new),
+            network: network.transpose()?,
+            place: place.transpose()?,
+        })))
+    }
+
+    /// What was found so far.
+    pub fn stats(&self) -> &GateStats {
+        &self.stats
+    }
+
+    /// Asks the gates of a request, which loses what was meant for them alone. Never waits.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn admit<B>(&self, request: &mut Request<B>, seen: &Seen<'_>) -> Result<Admitted, Denied> {
+        if let Some(gate) = &self.secret {
+            let judgement = gate.judge(request.headers());
+            self.act(Gate::Secret, gate.acting, judgement, request, seen)?;
+            gate.strip(request.headers_mut());
+        }
+        if let Some(gate) = &self.network {
+            self.act(Gate::Network, gate.acting, gate.judge(seen.client()), request, seen)?;
+        }
+        if let Some(gate) = &self.place {
+            self.act(Gate::Place, gate.acting, gate.judge(seen), request, seen)?;
+        }
+        Ok(Admitted::default())
+    }
+
+    /// Counts and logs what a gate found, and lets it be a refusal or not.
+    #[inline]
+    fn act<B>(
+        &self,
+        gate: Gate,
+        acting: Acting,
+        judgement: Judgement,
+        request: &Request<B>,
+        seen: &Seen<'_>,
+    ) -> Result<(), Denied> {
+        match judgement {
+            Ok(()) => Ok(()),
+            Err(finding) => {
+                self.found(gate, acting, finding, (request.method(), request.uri(), seen.client()))
+            }
+        }
+    }
+
+    #[cold]
+    fn found(
+        &self,
+        gate: Gate,
+        acting: Acting,
+        finding: Box<Finding>,
+        (method, uri, client): (&Method, &Uri, IpAddr),
+    ) -> Result<(), Denied> {
+        self.stats.found(gate, acting.mode);
+        if acting.log {
+            // The query is not logged: it may carry signatures.
+            tracing::info!(
+                target: "gate",
+                site = self.site,
+                gate = gate.name(),
+                refused = acting.mode == Mode::Enforce,
+                %client,
+                %method,
+                path = uri.path(),
+                why = finding.why,
+            );
+        }
+        match acting.mode {
+            Mode::Enforce => Err(Denied { gate, finding }),
+            Mode::Detect => Ok(()),
+        }
+    }
+}
+
+impl Denied {
+    /// The gate that refused.
+    pub fn gate(&self) -> Gate {
+        self.gate
+    }
+
+    /// What the client is told.
+    pub fn answer(self, method: &Method) -> Answer {
+        let Denied { gate, finding } = self;
+        let Finding { status, fields, page, .. } = *finding;
+        let (content, kind) = match page {
+            Some(page) => (page, "text/html; charset=utf-8"),
+            None => (format!("{status}\n{}\n", gate.detail()).into(), "text/plain; charset=utf-8"),
+        };
+        let length = content.len();
+        let body = if *method == Method::HEAD { Body::empty() } else { Body::whole(content) };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CONTENT_LENGTH, length.into());
+        // Who was refused may be let in a moment later, and another client now.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::SERVER, HeaderValue::from_static("nearside"));
+        headers.extend(fields);
+        let account =
+            CacheStatus { detail: Some(gate.detail()), ..CacheStatus::hit(Outcome::Local.policy(), 0) };
+        deliver::append_account(headers, &CacheStatus { ttl_secs: None, ..account });
+        Answer { response, outcome: Outcome::Local }
+    }
+}
