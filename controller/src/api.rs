@@ -1,63 +1,45 @@
-//! The controller's HTTPS API: what the command line asks.
+//! The controller's HTTPS API: what the command line, deploy pipelines and operators' programs ask.
 //!
-//! | request | does |
-//! |---|---|
-//! | `GET /v1/status` | [`FleetStatus`](crate::serve::FleetStatus) |
-//! | `POST /v1/publish` | publishes what is on disk; 422 with `reasons` if it is bad |
-//! | `POST /v1/purges` `{"scopes": ["all"], "mode": "soft"}` | purges; answers per PoP |
-//! | `GET /v1/purges/{number}` | how far a purge of late is |
-//! | `POST /v1/drains` `{"pop": "fra", "seconds": 3600, "reason": "disk"}` | drains; without `seconds` until lifted |
-//! | `DELETE /v1/drains/{pop}` | lifts a drain |
-//! | `POST /v1/certificates/renew` `{"site": "www"}` | renews from the fleet's CA; without `site` all |
-//! | `GET /v1/explain?name=&type=&client=` | asks the first DNS node that answers |
-//! | `GET /metrics` | OpenMetrics |
-//!
-//! Callers show a certificate of the fleet's CA. Nodes may read, operators change.
+//! [`table::ROUTES`] lists every endpoint with the least a caller must be, `docs/openapi.json` describes them. Here a
+//! request meets its row: known or 404, by that method or 405, allowed or 401 or 403, not too often or 429. Callers show a
+//! certificate of the fleet's CA or a token.
 
+pub mod certificates;
+pub mod drains;
+pub mod limits;
 pub mod purges;
+pub mod table;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, header};
 use nearside_node::{
     ControlRequest, ControlResponse, Role,
+    control::{
+        server::{Judge, Shown},
+        table::Found,
+    },
     metrics::{self, Metrics},
 };
-use serde::{Deserialize, Serialize};
 
-use crate::{home::seconds, journal::Drain, nodes::Kind, serve::Controller};
+pub use self::{
+    certificates::RenewRequest,
+    drains::DrainRequest,
+    limits::Limits,
+    purges::{PurgeAnswer, PurgeRequest, SCOPES_MAX},
+};
+use self::{limits::Allowance, table::Call};
+use crate::{nodes::Kind, serve::Controller};
 
-/// A year: beyond it, "until lifted" is meant. DNS nodes take no longer one.
-const DRAIN_SECONDS_MAX: u64 = 366 * 86_400;
+/// The description of this API.
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
 /// An explanation reads databases.
 const EXPLAIN: Duration = Duration::from_secs(10);
-
-/// Body of `POST /v1/drains`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DrainRequest {
-    /// Which PoP.
-    pub pop: String,
-    /// For how long; absent: until lifted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seconds: Option<u64>,
-    /// Why.
-    #[serde(default)]
-    pub reason: String,
-}
-
-/// Body of `POST /v1/certificates/renew`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RenewRequest {
-    /// Which site; absent: all that have their certificate from the fleet's CA.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub site: Option<String>,
-}
 
 /// Answers one request.
 pub async fn answer(
@@ -65,42 +47,51 @@ pub async fn answer(
     metrics: Metrics,
     request: ControlRequest,
 ) -> ControlResponse {
-    let reads = request.method == Method::GET;
-    let allowed = if reads { request.role.may_read() } else { request.role.may_change() };
-    if !allowed {
-        return ControlResponse::error(
-            StatusCode::FORBIDDEN,
-            "this needs an operator's certificate of the fleet",
-        );
+    let path = request.path.clone();
+    let (route, parameter) = match nearside_node::control::table::find(table::ROUTES, &request.method, &path)
+    {
+        Found::Route(route, parameter) => (route, parameter),
+        Found::OtherMethods(methods) => return nearside_node::control::table::other_methods(&methods),
+        Found::Nothing => return ControlResponse::not_found(),
+    };
+    if !route.least.allows(&request.role) {
+        let message = match &request.role {
+            Role::Token(grant) => format!("token {} may not: it is a {}'s", grant.token, grant.role),
+            _ => "this needs an operator's certificate of the fleet, or an operator's token".to_owned(),
+        };
+        return ControlResponse::error(StatusCode::FORBIDDEN, message);
     }
-    let who = who(&request.role);
-    match (&request.method, request.path.as_str()) {
-        (&Method::GET, "/v1/status") => match controller.status() {
-            Ok(status) => ControlResponse::ok(&status),
-            Err(error) => failed(&error),
-        },
-        (&Method::GET, "/v1/explain") => explain(&controller, &request).await,
-        (&Method::GET, "/metrics") => scrape(&metrics),
-        (&Method::POST, "/v1/publish") => published(controller.publish(&who).await),
-        (&Method::POST, "/v1/purges") => purges::purge(&controller, &request, &who).await,
-        (&Method::GET, path) if path.starts_with("/v1/purges/") => {
-            purges::progress(&controller, &request, path.trim_start_matches("/v1/purges/")).await
-        }
-        (&Method::POST, "/v1/drains") => drain(&controller, &request, &who),
-        (&Method::POST, "/v1/certificates/renew") => match request.json::<RenewRequest>() {
-            Ok(asked) => published(controller.renew(asked.site.as_deref(), &who).await),
-            Err(refused) => refused,
-        },
-        (&Method::DELETE, path) => {
-            match path.strip_prefix("/v1/drains/").map(|pop| controller.undrain(pop, &who)) {
-                Some(Ok(true)) => ControlResponse::ok(&serde_json::json!({})),
-                Some(Ok(false)) => ControlResponse::error(StatusCode::NOT_FOUND, "that PoP is not drained"),
-                Some(Err(error)) => failed(&error),
-                None => ControlResponse::not_found(),
-            }
-        }
-        _ => ControlResponse::not_found(),
+    let parameter = parameter.unwrap_or_default().to_owned();
+    (route.handler)(Call { controller, metrics, request, parameter }).await
+}
+
+/// Who asks, and whether not too often.
+pub fn judge() -> Judge {
+    let limits = Limits::default();
+    Arc::new(move |shown| judged(&limits, shown))
+}
+
+fn judged(limits: &Limits, shown: &Shown) -> Result<(Role, String), ControlResponse> {
+    let (role, who) = shown.by_certificate();
+    let (caller, allowance) = match (&role, shown.from) {
+        (Role::Anonymous, Some(from)) => (from.to_string(), Allowance::Stranger),
+        _ => (who.clone(), Allowance::Known),
+    };
+    limits.take(&caller, allowance, Instant::now()).map_err(too_often)?;
+    if role == Role::Anonymous {
+        let message = "show a certificate of the fleet, or `Authorization: Bearer TOKEN`";
+        let refused = ControlResponse::error(StatusCode::UNAUTHORIZED, message);
+        let challenge = HeaderValue::from_static("Bearer realm=\"nearside\"");
+        return Err(refused.with(header::WWW_AUTHENTICATE, challenge));
     }
+    Ok((role, who))
+}
+
+fn too_often(wait: Duration) -> ControlResponse {
+    let seconds = wait.as_secs() + 1;
+    let message = format!("too many requests from this caller; again in {seconds} s");
+    ControlResponse::error(StatusCode::TOO_MANY_REQUESTS, message)
+        .with(header::RETRY_AFTER, HeaderValue::from(seconds))
 }
 
 /// `/metrics` alone, for the separate plain listener.
@@ -112,18 +103,26 @@ pub async fn answer_scrape(metrics: Metrics, request: ControlRequest) -> Control
 }
 
 fn scrape(metrics: &Metrics) -> ControlResponse {
-    let body = Bytes::from(metrics.encode());
-    ControlResponse { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body }
+    ControlResponse::new(StatusCode::OK, metrics::CONTENT_TYPE, metrics.encode())
 }
 
-fn who(role: &Role) -> String {
-    match role {
-        Role::Controller => "controller".to_owned(),
-        Role::Operator => "operator".to_owned(),
-        Role::Node(name) => format!("node:{name}"),
-        Role::Local => "local".to_owned(),
-        Role::Anonymous => "anonymous".to_owned(),
+async fn openapi(_call: Call) -> ControlResponse {
+    ControlResponse::new(StatusCode::OK, "application/json", OPENAPI)
+}
+
+async fn metrics(call: Call) -> ControlResponse {
+    scrape(&call.metrics)
+}
+
+async fn status(call: Call) -> ControlResponse {
+    match call.controller.status() {
+        Ok(status) => ControlResponse::ok(&status),
+        Err(error) => failed(&error),
     }
+}
+
+async fn publish(call: Call) -> ControlResponse {
+    published(call.controller.publish(&call.request.who).await)
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ControlResponse {
@@ -140,23 +139,8 @@ fn published(outcome: Result<crate::serve::PublishOutcome, Vec<String>>) -> Cont
     }
 }
 
-fn drain(controller: &Controller, request: &ControlRequest, who: &str) -> ControlResponse {
-    let asked: DrainRequest = match request.json() {
-        Ok(asked) => asked,
-        Err(refused) => return refused,
-    };
-    if asked.seconds.is_some_and(|seconds| !(1..=DRAIN_SECONDS_MAX).contains(&seconds)) {
-        let message = format!("seconds must be 1 to {DRAIN_SECONDS_MAX}, or left out: until lifted");
-        return ControlResponse::error(StatusCode::BAD_REQUEST, message);
-    }
-    let until = asked.seconds.map(|lasts| seconds(SystemTime::now()).saturating_add(lasts));
-    match controller.drain(&Drain { pop: asked.pop, until, reason: asked.reason }, who) {
-        Ok(()) => ControlResponse::ok(&serde_json::json!({})),
-        Err(reason) => ControlResponse::error(StatusCode::NOT_FOUND, reason),
-    }
-}
-
-async fn explain(controller: &Controller, request: &ControlRequest) -> ControlResponse {
+async fn explain(call: Call) -> ControlResponse {
+    let Call { controller, request, .. } = call;
     let query: Vec<String> =
         request.query.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
     let path = format!("/v1/explain?{}", query.join("&"));
@@ -164,11 +148,7 @@ async fn explain(controller: &Controller, request: &ControlRequest) -> ControlRe
     for node in controller.nodes(Kind::Dns) {
         match node.peer().ask(Method::GET, &path, Bytes::new(), EXPLAIN).await {
             Ok(answer) => {
-                return ControlResponse {
-                    status: answer.status,
-                    content_type: "application/json",
-                    body: answer.body,
-                };
+                return ControlResponse::new(answer.status, "application/json", answer.body);
             }
             Err(error) => last = format!("{}: {error}", node.peer().name),
         }
@@ -193,7 +173,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_caller_without_a_name_is_asked_for_one_and_a_busy_one_to_wait() {
+        let (limits, home) = (Limits::default(), Some(std::net::Ipv4Addr::LOCALHOST.into()));
+        let stranger = Shown { from: home, ..Shown::default() };
+        let refused = judged(&limits, &stranger).unwrap_err();
+        assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(refused.headers[0].0, header::WWW_AUTHENTICATE);
+        let operator = Shown { common_name: Some("operator:eve".into()), from: home, ..Shown::default() };
+        assert_eq!(judged(&limits, &operator).unwrap(), (Role::Operator, "operator:eve".to_owned()));
+        let told = (0..100).map(|_| judged(&limits, &stranger).unwrap_err()).last().unwrap();
+        assert_eq!(told.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(told.headers, [(header::RETRY_AFTER, HeaderValue::from_static("1"))]);
+        assert!(judged(&limits, &operator).is_ok(), "one caller does not use up what another has");
+    }
+
+    #[test]
     fn queries_are_encoded() {
         assert_eq!(encode("2001:db8::/32 a&b"), "2001%3Adb8%3A%3A%2F32%20a%26b");
+    }
+
+    #[test]
+    fn the_document_describes_every_endpoint_and_no_other() {
+        let document = serde_json::from_str(OPENAPI).unwrap();
+        let differences = nearside_node::control::table::differences(table::ROUTES, &document, "controller");
+        assert_eq!(differences, [""; 0]);
     }
 }

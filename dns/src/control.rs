@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use nearside_node::{ControlRequest, ControlResponse};
+use nearside_node::{Access, ControlRequest, ControlResponse, Route, routes::route};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -30,6 +30,15 @@ const DRAIN_SECONDS_MAX: u64 = 366 * 24 * 3600;
 const EXPLAINED_AT_ONCE: usize = 1;
 
 static EXPLAINING: Semaphore = Semaphore::const_new(EXPLAINED_AT_ONCE);
+
+/// The endpoints a DNS node has beside every node's.
+pub const ROUTES: &[Route<()>] = &[
+    route(Method::GET, "/v1/drains", Access::Read, "The drains in force"),
+    route(Method::POST, "/v1/drains", Access::Change, "Takes a PoP out of the answers"),
+    route(Method::DELETE, "/v1/drains/{pop}", Access::Change, "Lifts a drain"),
+    route(Method::GET, "/v1/health-view", Access::Read, "What this node sees itself, for its peers"),
+    route(Method::GET, "/v1/explain", Access::Read, "Why a client is answered so"),
+];
 
 /// Body of `POST /v1/drains`.
 #[derive(Debug, Deserialize)]
@@ -124,4 +133,16 @@ fn undrain(server: &Server, pop: &str) -> ControlResponse {
         return ControlResponse::ok(&server.health().drains());
     }
     ControlResponse::error(StatusCode::NOT_FOUND, format!("`{pop}` is not drained"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_describes_every_endpoint_and_no_other() {
+        let document = include_str!("../../docs/openapi-nodes.json");
+        let document = serde_json::from_str(document).unwrap();
+        assert_eq!(nearside_node::control::table::differences(ROUTES, &document, "dns"), [""; 0]);
+    }
 }

@@ -197,6 +197,7 @@ impl Daemon for Server {
     type Staged = Staged;
 
     const KIND: Kind = Kind::Dns;
+    const ROUTES: &'static [nearside_node::Route<()>] = crate::control::ROUTES;
 
     fn stage(&self, desired: &Desired) -> Result<Staging<Staged>, Refusal> {
         Kind::Dns.listeners(&desired.config, &self.node)?;

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use nearside_fleet::{
     config::QueryKey,
     purge::{Acknowledged, Mode, PURGES_MAX, Purge, Purges, Scope, TEXT_BYTES_MAX},
 };
-use nearside_node::{ControlRequest, ControlResponse};
+use nearside_node::{Access, ControlRequest, ControlResponse, Route, routes::route};
 use serde_json::json;
 
 use crate::{
@@ -18,6 +18,15 @@ use crate::{
     request::Edge,
     warm::{self, Wanted, Warmer},
 };
+
+/// The endpoints an edge has beside every node's.
+pub const ROUTES: &[Route<()>] = &[
+    route(Method::POST, "/v1/purges", Access::Change, "Purges; answered once all is in force and on disk"),
+    route(Method::GET, "/v1/cached", Access::Read, "Whether a URL is cached"),
+    route(Method::GET, "/v1/origins", Access::Read, "Every site's origins, and how they are"),
+    route(Method::POST, "/v1/warm", Access::Change, "Takes a list of URLs to fetch"),
+    route(Method::GET, "/v1/warm", Access::Read, "How far the list of URLs to fetch is"),
+];
 
 /// `POST /v1/purges`: answers once all of them are in force and journaled.
 pub async fn purge(edge: &Edge, request: &ControlRequest, now: Timestamp) -> ControlResponse {
@@ -269,4 +278,16 @@ pub async fn cached(
         "fresh_until": presence.fresh_until.secs(),
         "fetching": fetching,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_describes_every_endpoint_and_no_other() {
+        let document = include_str!("../../docs/openapi-nodes.json");
+        let document = serde_json::from_str(document).unwrap();
+        assert_eq!(nearside_node::control::table::differences(ROUTES, &document, "edge"), [""; 0]);
+    }
 }

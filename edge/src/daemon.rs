@@ -218,6 +218,7 @@ impl Daemon for EdgeDaemon {
     type Staged = Staged;
 
     const KIND: Kind = Kind::Edge;
+    const ROUTES: &'static [nearside_node::Route<()>] = control::ROUTES;
 
     fn stage(&self, desired: &Desired) -> Result<Staging<Staged>, Refusal> {
         Ok(Staging { staged: self.build(&desired.config)?, also_read: Vec::new() })

@@ -4,24 +4,62 @@
 //! [`Role`] is known; [`ControlResponse`] is what it answers. Errors are JSON: `{"error": "…"}`.
 
 pub mod server;
+pub mod table;
+
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
-use serde::{Serialize, de::DeserializeOwned};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Who asks, from the subject of the client's certificate or from the door it came through.
+/// Who asks, from the subject of the client's certificate, from its token, or from the door it came through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The controller (`CN=controller`).
     Controller,
-    /// A person (`CN=operator`).
+    /// A person (`CN=operator`, `CN=operator:NAME`).
     Operator,
     /// Another node of the fleet (`CN=node:NAME`).
     Node(String),
     /// Through the Unix socket: file permissions are the authority.
     Local,
+    /// With a bearer token of the controller.
+    Token(Arc<Grant>),
     /// Plain HTTP: may read metrics, health and status.
     Anonymous,
+}
+
+/// What a bearer token gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The token's name, never the token.
+    pub token: String,
+    /// What it may do.
+    pub role: TokenRole,
+    /// For which sites; only a deployer is bound to some.
+    pub sites: Vec<String>,
+}
+
+/// What a bearer token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenRole {
+    /// Everything.
+    Operator,
+    /// Purge, warm and ask what is cached, of its own sites.
+    Deployer,
+    /// Every `GET`.
+    Reader,
+}
+
+impl std::fmt::Display for TokenRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Operator => "operator",
+            Self::Deployer => "deployer",
+            Self::Reader => "reader",
+        })
+    }
 }
 
 impl Role {
@@ -30,6 +68,7 @@ impl Role {
         match name {
             "controller" => Some(Self::Controller),
             "operator" => Some(Self::Operator),
+            _ if name.strip_prefix("operator:").is_some_and(|name| !name.is_empty()) => Some(Self::Operator),
             _ => {
                 let node = name.strip_prefix("node:")?;
                 (!node.is_empty()).then(|| Self::Node(node.to_owned()))
@@ -39,20 +78,40 @@ impl Role {
 
     /// Whether this caller may change anything.
     pub fn may_change(&self) -> bool {
-        matches!(self, Self::Controller | Self::Operator | Self::Local)
+        match self {
+            Self::Controller | Self::Operator | Self::Local => true,
+            Self::Token(grant) => grant.role == TokenRole::Operator,
+            Self::Node(_) | Self::Anonymous => false,
+        }
+    }
+
+    /// What its token gives, where it came with one.
+    pub fn token(&self) -> Option<&Grant> {
+        match self {
+            Self::Token(grant) => Some(grant),
+            _ => None,
+        }
     }
 
     /// Whether this caller may read more than metrics, health and status.
     pub fn may_read(&self) -> bool {
-        !matches!(self, Self::Anonymous)
+        match self {
+            Self::Token(grant) => grant.role != TokenRole::Deployer,
+            Self::Anonymous => false,
+            Self::Controller | Self::Operator | Self::Node(_) | Self::Local => true,
+        }
     }
 }
 
 /// One request, read whole.
 #[derive(Clone, Debug)]
 pub struct ControlRequest {
-    /// Who asks.
+    /// What the caller may do.
     pub role: Role,
+    /// Who it is, for the audit log: `operator:NAME`, `token:NAME`, `node:NAME`, `controller`, `local`, `anonymous`.
+    pub who: String,
+    /// From where, over TCP.
+    pub from: Option<IpAddr>,
     /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: Method,
     /// Absolute path, as sent.
@@ -87,17 +146,31 @@ pub struct ControlResponse {
     pub status: StatusCode,
     /// Its `Content-Type`.
     pub content_type: &'static str,
+    /// Headers beyond those every answer has.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Its body.
     pub body: Bytes,
 }
 
 impl ControlResponse {
+    /// Any content.
+    pub fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, headers: Vec::new(), body: body.into() }
+    }
+
+    /// The same with one more header.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
     /// JSON of anything.
     pub fn json(status: StatusCode, value: &impl Serialize) -> Self {
         match serde_json::to_vec(value) {
             Ok(mut body) => {
                 body.push(b'\n');
-                Self { status, content_type: "application/json", body: body.into() }
+                Self::new(status, "application/json", body)
             }
             Err(error) => Self::error(StatusCode::INTERNAL_SERVER_ERROR, error),
         }
@@ -111,7 +184,7 @@ impl ControlResponse {
     /// `{"error": "…"}`.
     pub fn error(status: StatusCode, message: impl std::fmt::Display) -> Self {
         let body = serde_json::json!({ "error": message.to_string() }).to_string() + "\n";
-        Self { status, content_type: "application/json", body: body.into() }
+        Self::new(status, "application/json", body)
     }
 
     /// 404: no such endpoint on this kind of node.
@@ -130,6 +203,8 @@ mod tests {
         assert_eq!(Role::from_common_name("node:fra"), Some(Role::Node("fra".into())));
         assert_eq!(Role::from_common_name("node:"), None);
         assert_eq!(Role::from_common_name("fra"), None);
+        assert_eq!(Role::from_common_name("operator:alice"), Some(Role::Operator));
+        assert_eq!(Role::from_common_name("operator:"), None);
         assert!(!Role::Node("fra".into()).may_change());
         assert!(!Role::Anonymous.may_read());
     }

@@ -101,6 +101,10 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     /// Which section of the fleet file describes this node.
     const KIND: Kind;
 
+    /// The control endpoints that [`Daemon::control`] answers, beside those every node has
+    /// ([`crate::routes::ROUTES`]). What is not listed is 404.
+    const ROUTES: &'static [crate::Route<()>];
+
     /// Builds a state aside and checks it, without touching the one that serves. Runs on a blocking
     /// thread; may take seconds; is never called twice at a time.
     ///
@@ -129,7 +133,7 @@ pub trait Daemon: Send + Sync + Sized + 'static {
     fn health(&self) -> Result<(), String>;
 
     /// Answers a control request that the node itself does not know (purges, drains, explain).
-    /// The caller's role was checked: [`crate::Role::may_change`] holds for every method but GET.
+    /// It is one of [`Daemon::ROUTES`], and the caller's role was checked against it.
     fn control(&self, request: ControlRequest) -> impl Future<Output = ControlResponse> + Send;
 
     /// Drains and stops: refuses new work, finishes what it has, gives up at the deadline.

@@ -97,6 +97,12 @@ pub fn common_name_of(der: &[u8]) -> Option<String> {
     common_name(&parsed)
 }
 
+/// Common name and serial number of a DER certificate.
+pub fn name_and_serial(der: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    Some((common_name(&parsed)?, parsed.raw_serial().to_vec()))
+}
+
 fn common_name(certificate: &X509Certificate<'_>) -> Option<String> {
     let name = certificate.subject().iter_common_name().next()?;
     name.as_str().ok().map(str::to_owned)

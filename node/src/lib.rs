@@ -33,7 +33,10 @@ pub mod store;
 pub mod tls;
 pub mod watch;
 
-pub use control::{ControlRequest, ControlResponse, Role};
+pub use control::{
+    ControlRequest, ControlResponse, Role,
+    table::{Access, Route},
+};
 pub use daemon::{Context, Daemon, Kind, Staging, StartError};
 pub use desired::{Desired, Refusal, Source};
 

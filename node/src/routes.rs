@@ -1,7 +1,8 @@
 //! The endpoints every node has, and who may use them.
 //!
 //! `/metrics`, `/health`, `/v1/status` are read by anyone who reaches the listener; everything else needs a
-//! role. What is not known here goes to the daemon. One table, `Access`, is the only place where roles meet endpoints.
+//! role. What is not known here goes to the daemon. [`ROUTES`] and the daemon's own table are the only places where roles meet
+//! endpoints.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -12,17 +13,15 @@ use nearside_fleet::report::{self, Report};
 use crate::{
     apply::Applier,
     control::{
-        ControlRequest, ControlResponse, Role,
+        ControlRequest, ControlResponse,
         server::{self, Handler},
+        table::{self, Access, Found, Route},
     },
     daemon::Daemon,
     enrolled::Enrolment,
     metrics::{self, Metrics},
     snapshots::Snapshots,
 };
-
-/// What comes before the hash of a file that is put.
-const FILES: &str = "/v1/files/";
 
 /// An identity this near to its end is told of: renewal has failed for a while by then.
 const IDENTITY_WARNING_SECS: i64 = 7 * 86_400;
@@ -50,33 +49,19 @@ struct Inner<D: Daemon> {
     metrics: Metrics,
 }
 
-/// What a request needs to be allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
-    /// Anyone who reaches the listener.
-    Public,
-    /// Any role of the fleet.
-    Fleet,
-    /// Controller, operator, or the local socket.
-    Change,
-}
+/// The endpoints of every node.
+pub const ROUTES: &[Route<()>] = &[
+    route(Method::GET, "/metrics", Access::Public, "OpenMetrics"),
+    route(Method::GET, "/health", Access::Public, "Whether the node serves"),
+    route(Method::GET, "/v1/status", Access::Public, "What the node says of itself"),
+    route(Method::GET, "/v1/snapshot", Access::Read, "The accepted snapshot, as home signed it"),
+    route(Method::PUT, "/v1/files/{sha256}", Access::Change, "Keeps a file that a snapshot will name"),
+    route(Method::POST, "/v1/snapshots", Access::Change, "Takes a signed snapshot, or refuses it whole"),
+];
 
-impl Access {
-    fn of(method: &Method, path: &str) -> Self {
-        match (method, path) {
-            (&Method::GET, "/metrics" | "/health" | "/v1/status") => Self::Public,
-            (&Method::GET, _) => Self::Fleet,
-            _ => Self::Change,
-        }
-    }
-
-    fn allows(self, role: &Role) -> bool {
-        match self {
-            Self::Public => true,
-            Self::Fleet => role.may_read(),
-            Self::Change => role.may_change(),
-        }
-    }
+/// A row of a table of endpoints.
+pub const fn route(method: Method, path: &'static str, least: Access, summary: &'static str) -> Route<()> {
+    Route { method, path, least, summary, handler: () }
 }
 
 impl<D: Daemon> Routes<D> {
@@ -122,7 +107,13 @@ impl<D: Daemon> Routes<D> {
 
 impl<D: Daemon> Inner<D> {
     async fn answer(&self, request: ControlRequest) -> ControlResponse {
-        if !Access::of(&request.method, &request.path).allows(&request.role) {
+        let path = request.path.clone();
+        let (route, parameter) = match table::find(ROUTES.iter().chain(D::ROUTES), &request.method, &path) {
+            Found::Route(route, parameter) => (route, parameter),
+            Found::OtherMethods(methods) => return table::other_methods(&methods),
+            Found::Nothing => return ControlResponse::not_found(),
+        };
+        if !route.least.allows(&request.role) {
             self.metrics.node.control_refused.inc();
             return ControlResponse::error(
                 StatusCode::FORBIDDEN,
@@ -130,14 +121,14 @@ impl<D: Daemon> Inner<D> {
                  socket in the node's state directory",
             );
         }
-        match (&request.method, request.path.as_str()) {
+        match (&route.method, route.path) {
             (&Method::GET, "/metrics") => self.scrape(),
             (&Method::GET, "/health") => self.health(),
             (&Method::GET, "/v1/status") => self.status(),
             (&Method::GET, "/v1/snapshot") => self.snapshots.accepted(),
             (&Method::POST, "/v1/snapshots") => self.snapshots.receive(request.body).await,
-            (&Method::PUT, path) if path.starts_with(FILES) => {
-                self.snapshots.receive_file(&path[FILES.len()..], request.body.clone()).await
+            (&Method::PUT, "/v1/files/{sha256}") => {
+                self.snapshots.receive_file(parameter.unwrap_or_default(), request.body.clone()).await
             }
             _ => self.applier.daemon().control(request).await,
         }
@@ -145,7 +136,7 @@ impl<D: Daemon> Inner<D> {
 
     fn scrape(&self) -> ControlResponse {
         let body = Bytes::from(self.metrics.encode());
-        ControlResponse { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body }
+        ControlResponse::new(StatusCode::OK, metrics::CONTENT_TYPE, body)
     }
 
     fn report(&self) -> Option<Report> {
@@ -216,6 +207,7 @@ fn seconds(time: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Role;
 
     #[test]
     fn who_may_do_what() {
@@ -224,18 +216,23 @@ mod tests {
             (Method::GET, "/metrics", &Role::Anonymous, true),
             (Method::GET, "/v1/status", &Role::Anonymous, true),
             (Method::GET, "/v1/snapshot", &Role::Anonymous, false),
-            (Method::GET, "/v1/explain", &Role::Anonymous, false),
-            (Method::POST, "/v1/purges", &Role::Anonymous, false),
             (Method::GET, "/v1/snapshot", &node, true),
             (Method::POST, "/v1/snapshots", &node, false),
-            (Method::POST, "/v1/purges", &Role::Operator, true),
+            (Method::POST, "/v1/snapshots", &Role::Operator, true),
             (Method::POST, "/v1/snapshots", &Role::Controller, true),
-            (Method::DELETE, "/v1/drains/fra", &Role::Local, true),
-            // A change can't be had by another method on a public path.
-            (Method::POST, "/v1/status", &Role::Anonymous, false),
         ];
         for (method, path, role, allowed) in table {
-            assert_eq!(Access::of(&method, path).allows(role), allowed, "{method} {path} as {role:?}");
+            let Found::Route(route, _) = table::find(ROUTES, &method, path) else { panic!("{path}") };
+            assert_eq!(route.least.allows(role), allowed, "{method} {path} as {role:?}");
         }
+        // A change can't be had by another method on a public path.
+        assert!(matches!(table::find(ROUTES, &Method::POST, "/v1/status"), Found::OtherMethods(_)));
+    }
+
+    #[test]
+    fn the_document_describes_every_endpoint_and_no_other() {
+        let document = include_str!("../../docs/openapi-nodes.json");
+        let document = serde_json::from_str(document).unwrap();
+        assert_eq!(table::differences(ROUTES, &document, "node"), [""; 0]);
     }
 }

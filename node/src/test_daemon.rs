@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use crate::{ControlRequest, ControlResponse, Daemon, Desired, Kind, Refusal, Staging, StartError};
+use crate::{ControlRequest, ControlResponse, Daemon, Desired, Kind, Refusal, Route, Staging, StartError};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -24,6 +24,7 @@ impl TestDaemon {
 impl Daemon for TestDaemon {
     type Staged = String;
     const KIND: Kind = Kind::Dns;
+    const ROUTES: &'static [Route<()>] = &[];
 
     fn stage(&self, desired: &Desired) -> Result<Staging<String>, Refusal> {
         let zone = desired.config.zones.values().next().ok_or_else(|| Refusal::new("no zone"))?;

@@ -19,5 +19,6 @@ pub mod fleet;
 pub mod loopback;
 pub mod origin;
 pub mod process;
+pub mod schema;
 pub mod visitor;
 pub mod wait;

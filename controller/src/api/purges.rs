@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use nearside_fleet::purge::{Mode, Scope, TEXT_BYTES_MAX};
-use nearside_node::{ControlRequest, ControlResponse};
+use nearside_node::ControlResponse;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    purge::board::{Delivered, Order},
-    serve::Controller,
-};
+use super::table::Call;
+use crate::purge::board::{Delivered, Order};
 
 /// Scopes in one call: a deploy's URLs.
 pub const SCOPES_MAX: usize = 1_000;
@@ -45,7 +43,8 @@ pub struct PurgeAnswer {
 }
 
 /// `POST /v1/purges`: answers when every PoP has settled, or the wait is over.
-pub async fn purge(controller: &Controller, request: &ControlRequest, who: &str) -> ControlResponse {
+pub(super) async fn post(call: Call) -> ControlResponse {
+    let Call { controller, request, .. } = call;
     let bad = |message: String| ControlResponse::error(StatusCode::BAD_REQUEST, message);
     let asked: PurgeRequest = match request.json() {
         Ok(asked) => asked,
@@ -61,7 +60,7 @@ pub async fn purge(controller: &Controller, request: &ControlRequest, who: &str)
     if wait > WAIT_MAX {
         return bad(format!("wait_seconds: expected 0 to {WAIT_MAX}, read {wait}"));
     }
-    match controller.purge(&asked.scopes, asked.mode, who).await {
+    match controller.purge(&asked.scopes, asked.mode, &request.who).await {
         Ok(order) => {
             if wait > 0 {
                 order.settled(usize::MAX, Duration::from_secs(wait)).await;
@@ -73,7 +72,8 @@ pub async fn purge(controller: &Controller, request: &ControlRequest, who: &str)
 }
 
 /// `GET /v1/purges/NUMBER?settled=PoPs&wait_seconds=…`: how far an order of late is; waits until so many PoPs have settled.
-pub async fn progress(controller: &Controller, request: &ControlRequest, number: &str) -> ControlResponse {
+pub(super) async fn progress(call: Call) -> ControlResponse {
+    let Call { controller, request, parameter: number, .. } = call;
     let order = number.parse().ok().and_then(|number| controller.purge_order(number));
     let Some(order) = order else {
         return ControlResponse::error(

@@ -100,6 +100,7 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
             handler(move |request| api::answer(Arc::clone(&controller), metrics.clone(), request)),
             node,
         )
+        .judged_by(api::judge())
     };
     let (bound, accepting) = server.tcp(listen, shared).await?;
     state.write(ADDRESS, format!("{bound}\n").as_bytes())?;

@@ -342,6 +342,8 @@ impl Edge {
     ) -> ControlResponse {
         let request = ControlRequest {
             role: Role::Operator,
+            who: "operator".to_owned(),
+            from: None,
             method,
             path: path.to_owned(),
             query: query.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),

@@ -8,7 +8,7 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     pin::Pin,
@@ -18,7 +18,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -77,6 +77,39 @@ where
     Arc::new(move |request| Box::pin(answer(request)))
 }
 
+/// What a caller shows of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Common name of its certificate, which the fleet's CA has signed.
+    pub common_name: Option<String>,
+    /// Serial number of that certificate.
+    pub serial: Vec<u8>,
+    /// `Authorization: Bearer …`.
+    pub bearer: Option<String>,
+    /// Its address, over TCP.
+    pub from: Option<IpAddr>,
+    /// Through the Unix socket.
+    pub local: bool,
+}
+
+impl Shown {
+    /// Role and name of who shows a certificate, or came through the socket. A certificate of our CA that names no
+    /// role may do as little as anybody.
+    pub fn by_certificate(&self) -> (Role, String) {
+        if self.local {
+            return (Role::Local, "local".to_owned());
+        }
+        let role = self.common_name.as_deref().and_then(|name| Some((Role::from_common_name(name)?, name)));
+        match role {
+            Some((role, name)) => (role, name.to_owned()),
+            None => (Role::Anonymous, "anonymous".to_owned()),
+        }
+    }
+}
+
+/// Says of each request who asks: the role and the name for the audit log, or the refusal.
+pub type Judge = Arc<dyn Fn(&Shown) -> Result<(Role, String), ControlResponse> + Send + Sync>;
+
 /// The TLS configuration of now: replaced when the identity is renewed; empty without an identity.
 pub type SharedTls = Arc<ArcSwapOption<ServerConfig>>;
 
@@ -84,6 +117,7 @@ pub type SharedTls = Arc<ArcSwapOption<ServerConfig>>;
 #[derive(Clone)]
 pub struct Server {
     handler: Handler,
+    judge: Judge,
     metrics: NodeMetrics,
     connections: Arc<Semaphore>,
     large_bodies: Arc<Semaphore>,
@@ -111,10 +145,17 @@ impl Server {
     pub fn new(handler: Handler, metrics: NodeMetrics) -> Self {
         Self {
             handler,
+            judge: Arc::new(|shown| Ok(shown.by_certificate())),
             metrics,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             large_bodies: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// The same, with callers judged by `judge` instead of by their certificates alone.
+    #[must_use]
+    pub fn judged_by(self, judge: Judge) -> Self {
+        Self { judge, ..self }
     }
 
     /// Opens a TCP door: mutual TLS while `tls` holds a configuration, else plain and anonymous. Returns
@@ -140,7 +181,10 @@ impl Server {
                 tokio::spawn(async move {
                     match tls {
                         Some(config) => server.connection_tls(stream, peer, config).await,
-                        None => server.connection(stream, Role::Anonymous).await,
+                        None => {
+                            let shown = Shown { from: Some(peer.ip()), ..Shown::default() };
+                            server.connection(stream, shown).await;
+                        }
                     }
                     drop(permit);
                 });
@@ -170,7 +214,7 @@ impl Server {
                 let Some((stream, _)) = accepted(listener.accept().await).await else { continue };
                 let server = server.clone();
                 tokio::spawn(async move {
-                    server.connection(stream, Role::Local).await;
+                    server.connection(stream, Shown { local: true, ..Shown::default() }).await;
                     drop(permit);
                 });
             }
@@ -202,19 +246,19 @@ impl Server {
             }
         };
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let name = leaf.and_then(|leaf| identity::common_name_of(leaf));
-        // A certificate of our CA that names no role may do as little as anybody.
-        let role = name.as_deref().and_then(Role::from_common_name).unwrap_or(Role::Anonymous);
-        self.connection(stream, role).await;
+        let named = leaf.and_then(|leaf| identity::name_and_serial(leaf));
+        let (common_name, serial) = named.map_or((None, Vec::new()), |(name, serial)| (Some(name), serial));
+        let from = Some(peer.ip());
+        self.connection(stream, Shown { common_name, serial, from, ..Shown::default() }).await;
     }
 
-    async fn connection<S>(&self, stream: S, role: Role)
+    async fn connection<S>(&self, stream: S, shown: Shown)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let service = service_fn(|request| {
-            let (server, role) = (self.clone(), role.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.answer(request, role).await) }
+            let (server, shown) = (self.clone(), shown.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request, shown).await) }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -228,9 +272,9 @@ impl Server {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, role: Role) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, shown: Shown) -> Response<Full<Bytes>> {
         let head_only = request.method() == Method::HEAD;
-        let response = match self.read(request, role).await {
+        let response = match self.read(request, shown).await {
             Ok(request) => {
                 self.metrics.control_requests.inc();
                 match timeout(HANDLER_TIMEOUT, (self.handler)(request)).await {
@@ -249,15 +293,21 @@ impl Server {
     }
 
     /// Reads a request whole. The error is the answer to give; hyper then closes where body is left.
-    async fn read(&self, request: Request<Incoming>, role: Role) -> Result<ControlRequest, ControlResponse> {
+    async fn read(
+        &self,
+        request: Request<Incoming>,
+        mut shown: Shown,
+    ) -> Result<ControlRequest, ControlResponse> {
         let (head, body) = request.into_parts();
+        shown.bearer = bearer(&head.headers);
+        let (role, who) = (self.judge)(&shown)?;
         // HEAD is GET to handlers; the answer's body is dropped on the way out.
         let method = if head.method == Method::HEAD { Method::GET } else { head.method };
         if ![Method::GET, Method::POST, Method::PUT, Method::DELETE].contains(&method) {
-            return Err(ControlResponse::error(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "use GET, POST, PUT or DELETE",
-            ));
+            let refused =
+                ControlResponse::error(StatusCode::METHOD_NOT_ALLOWED, "use GET, POST, PUT or DELETE");
+            let methods = HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE");
+            return Err(refused.with(header::ALLOW, methods));
         }
         if method != Method::GET && role == Role::Anonymous {
             return Err(ControlResponse::error(
@@ -267,7 +317,8 @@ impl Server {
         }
         let body = self.body(&head.headers, body).await?;
         let query = parse_query(head.uri.query().unwrap_or(""));
-        Ok(ControlRequest { role, method, path: head.uri.path().to_owned(), query, body })
+        let (path, from) = (head.uri.path().to_owned(), shown.from);
+        Ok(ControlRequest { role, who, from, method, path, query, body })
     }
 
     async fn body(&self, headers: &http::HeaderMap, body: Incoming) -> Result<Bytes, ControlResponse> {
@@ -331,7 +382,15 @@ fn respond(response: ControlResponse, head_only: bool) -> Response<Full<Bytes>> 
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(response.content_type));
     headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(length));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    headers.extend(response.headers);
     out
+}
+
+/// The token of `Authorization: Bearer TOKEN` (RFC 6750 section 2.1).
+fn bearer(headers: &http::HeaderMap) -> Option<String> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
 /// `a=1&b=%20` → pairs, decoded; `+` is a space, as forms and curl's `--data-urlencode` write it.

@@ -1,0 +1,74 @@
+//! The controller's endpoints: one row each, with the least a caller must be.
+//!
+//! A row's handler lives where its subject does. A new endpoint is a row here, an operation in `docs/openapi.json` and a
+//! section of `docs/control-api.md`; a test holds the first two together.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use http::Method;
+use nearside_node::{Access, ControlRequest, ControlResponse, Route, metrics::Metrics};
+
+use super::{certificates, drains, explain, publish, purges, status};
+use crate::serve::Controller;
+
+/// A request that was found in the table, from a caller that may make it.
+#[derive(Debug)]
+pub struct Call {
+    /// What answers it.
+    pub controller: Arc<Controller>,
+    /// For `/metrics`.
+    pub metrics: Metrics,
+    /// The request.
+    pub request: ControlRequest,
+    /// What stood in the place of the braces.
+    pub parameter: String,
+}
+
+/// What answers a call.
+pub type Handle = fn(Call) -> Pin<Box<dyn Future<Output = ControlResponse> + Send>>;
+
+const fn row(
+    method: Method,
+    path: &'static str,
+    least: Access,
+    summary: &'static str,
+    handler: Handle,
+) -> Route<Handle> {
+    Route { method, path, least, summary, handler }
+}
+
+/// Every endpoint.
+pub static ROUTES: &[Route<Handle>] = &[
+    row(Method::GET, "/metrics", Access::Read, "OpenMetrics", |call| Box::pin(super::metrics(call))),
+    row(Method::GET, "/v1/openapi.json", Access::Read, "This description", |call| {
+        Box::pin(super::openapi(call))
+    }),
+    row(Method::GET, "/v1/status", Access::Read, "The whole fleet as home sees it", |call| {
+        Box::pin(status(call))
+    }),
+    row(Method::POST, "/v1/publish", Access::Change, "Publishes what is on disk", |call| {
+        Box::pin(publish(call))
+    }),
+    row(Method::POST, "/v1/purges", Access::Deploy, "Purges at every PoP", |call| {
+        Box::pin(purges::post(call))
+    }),
+    row(Method::GET, "/v1/purges/{number}", Access::Deploy, "How far a purge of late is", |call| {
+        Box::pin(purges::progress(call))
+    }),
+    row(Method::POST, "/v1/drains", Access::Change, "Takes a PoP out of all answers", |call| {
+        Box::pin(drains::post(call))
+    }),
+    row(Method::DELETE, "/v1/drains/{pop}", Access::Change, "Lifts a drain", |call| {
+        Box::pin(drains::delete(call))
+    }),
+    row(
+        Method::POST,
+        "/v1/certificates/renew",
+        Access::Change,
+        "Renews certificates of the fleet's CA",
+        |call| Box::pin(certificates::renew(call)),
+    ),
+    row(Method::GET, "/v1/explain", Access::Read, "Asks a DNS node why a client is answered so", |call| {
+        Box::pin(explain(call))
+    }),
+];
