@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod drains;
+pub mod events;
 pub mod limits;
 pub mod purges;
 pub mod table;

@@ -12,6 +12,8 @@ use nearside_fleet::{Sha256, snapshot::Signed};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
+mod events;
+
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS snapshot (number INTEGER PRIMARY KEY, created INTEGER NOT NULL, content TEXT NOT NULL,
     signed TEXT NOT NULL);
@@ -77,6 +79,7 @@ impl Journal {
         // An acknowledged purge must survive a power cut: every commit is synced.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.execute_batch(SCHEMA)?;
+        connection.execute_batch(events::SCHEMA)?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 

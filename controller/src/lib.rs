@@ -2,15 +2,17 @@
 //!
 //! [`home`] holds keys and identities, [`journal`] what must not be forgotten, [`check`] and [`bundle`] turn
 //! the fleet file into a signed snapshot. [`nodes`] brings every node to it, [`purge`] every purge to every edge, [`api`] is how the command line
-//! asks, [`serve`] runs it all. PoPs never need any of it to keep serving.
+//! asks, [`serve`] runs it all. [`alarms`] finds what is wrong, [`events`] tells it once. PoPs never need any of it to keep serving.
 
 #![forbid(unsafe_code)]
 
+pub mod alarms;
 pub mod api;
 pub mod bundle;
 pub mod check;
 pub mod cli;
 pub mod client;
+pub mod events;
 pub mod gauges;
 pub mod home;
 pub mod journal;

@@ -28,8 +28,10 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
+    alarms::Alarms,
     bundle::{self, Bundler, Published},
     client::Peer,
+    events::{Event, Events, Kind as EventKind},
     gauges::Gauges,
     home::{Home, HomeError, seconds},
     journal::{Drain, Journal, JournalError},
@@ -39,6 +41,11 @@ use crate::{
 
 /// How often certificates are looked at for renewal.
 const RENEWAL_LOOK: Duration = Duration::from_secs(3_600);
+
+/// How often what the nodes said is judged; they are asked every fifteen seconds.
+const ALARM_LOOK: Duration = Duration::from_secs(2);
+/// The subject of events about publishing what is on disk.
+const FLEET_FILE: &str = "fleet-file";
 
 /// Why the controller could not start.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +65,7 @@ pub enum StartError {
 }
 
 /// The whole fleet as home sees it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FleetStatus {
     /// The fleet's name; empty before the first good state.
     pub fleet: String,
@@ -95,6 +102,7 @@ pub struct Controller {
     home: Home,
     journal: Arc<Journal>,
     purger: Purger,
+    events: Events,
     fleet_file: PathBuf,
     tls: Arc<rustls::ClientConfig>,
     desired: watch::Sender<Desired>,
@@ -128,6 +136,7 @@ impl Controller {
         let identity = Identity::read(&state.path(identity::DIR))?;
         let tls = identity.credentials.client_config()?;
         let purger = Purger::start(Arc::clone(&journal))?;
+        let events = Events::new(Arc::clone(&journal));
         let counters = Counters {
             publishes: Counter::default(),
             refused: Counter::default(),
@@ -139,13 +148,14 @@ impl Controller {
             registry.register("publishes_refused", "Edits that were not published", counters.refused.clone());
             registry.register("purges", "Purges ordered", counters.purges.clone());
             purger.register(registry);
+            registry.register("events", "Events journaled", events.told.clone());
             registry.register("snapshot", "Number of the newest snapshot", counters.snapshot.clone());
         });
         let (desired, _) = watch::channel(Desired::default());
         let inner = Mutex::default();
         let publishing = tokio::sync::Mutex::default();
         let controller =
-            Self { home, journal, purger, fleet_file, tls, desired, inner, publishing, counters };
+            Self { home, journal, purger, events, fleet_file, tls, desired, inner, publishing, counters };
         let controller = Arc::new(controller);
         metrics.register("nearside_controller", |registry| {
             registry.register_collector(Box::new(Gauges(Arc::downgrade(&controller))));
@@ -229,6 +239,12 @@ impl Controller {
                 // What was good before is watched too: the mistake may be mended in any of its files.
                 inner.watched.extend(read);
                 inner.refused.clone_from(&refusal.reasons);
+                drop(inner);
+                self.events.raise(Event::new(
+                    EventKind::PublishRefused,
+                    FLEET_FILE,
+                    refusal.reasons.join("\n"),
+                ));
                 Err(refusal.reasons)
             }
         }
@@ -241,6 +257,7 @@ impl Controller {
             inner.refused.clear();
             inner.config = Some(published.config.clone());
         }
+        self.events.clear(EventKind::PublishRefused, FLEET_FILE);
         self.counters.snapshot.set(i64::try_from(published.number).unwrap_or(i64::MAX));
         if published.new {
             self.counters.publishes.inc();
@@ -348,6 +365,36 @@ impl Controller {
             self.audit(who, &format!("renewed the certificate of {site}"));
         }
         self.publish(who).await
+    }
+
+    /// Where to tell what an operator should know.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// What is remembered over restarts.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    /// Looks at what the nodes say until cancelled, and raises and clears what follows from it.
+    pub async fn watch_over(self: Arc<Self>) {
+        let mut alarms = Alarms::default();
+        let mut ticks = tokio::time::interval(ALARM_LOOK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // A journal that fails is told by whoever needs it.
+            if let (Ok(status), Ok(open)) = (self.status(), self.events.open()) {
+                let findings = alarms.look(&status, seconds(SystemTime::now()));
+                for (kind, subject) in findings.over(&open) {
+                    self.events.clear(kind, &subject);
+                }
+                for event in findings.raise {
+                    self.events.raise(event);
+                }
+            }
+        }
     }
 
     /// Nodes of a kind, by name.

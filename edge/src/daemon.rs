@@ -191,6 +191,21 @@ impl EdgeDaemon {
         Ok(Running { edge, front, listeners, warmer })
     }
 
+    /// How full the store is, and whether its disk fails, for the node's report.
+    fn cache_use(&self, cache: &Cache) -> serde_json::Value {
+        let metrics = cache.metrics();
+        let pop = self.current.load();
+        let pop = pop.as_ref().map(|current| &current.pop);
+        json!({
+            "keys": metrics.keys.read(),
+            "memory_bytes": metrics.memory_bytes.read(),
+            "memory_bytes_max": pop.map(|pop| pop.memory_bytes_max),
+            "disk_bytes": metrics.disk_bytes.read(),
+            "disk_bytes_max": pop.filter(|pop| pop.cache_dir.is_some()).map(|pop| pop.disk_bytes_max),
+            "disk_errors": metrics.disk_errors.read(),
+        })
+    }
+
     fn cache_dir(&self, pop: &config::Pop) -> Option<PathBuf> {
         pop.cache_dir.clone()
     }
@@ -297,6 +312,7 @@ impl Daemon for EdgeDaemon {
             "ticket_key": ticket_key,
             "certificates": certificates,
             "certificate_problems": problems,
+            "cache": self.running.get().map(|running| self.cache_use(&running.edge.cache)),
             "origins_unwell": self.running.get().map(|running| control::origins_unwell(&running.edge)),
         })
     }

@@ -32,6 +32,8 @@ const CONTROLLER: &[Sample] = &[
     ("post", "/v1/certificates/renew", "", "{}", 200),
     ("post", "/v1/certificates/renew", "", r#"{"site": "none"}"#, 422),
     ("get", "/v1/explain", "?name=www.cdn.test&client=91.64.0.1", "", 200),
+    ("get", "/v1/events", "?since=3600", "", 200),
+    ("get", "/v1/events", "?since=x", "", 400),
 ];
 
 const EDGE: &[Sample] = &[

@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use http::Method;
 use nearside_node::{Access, ControlRequest, ControlResponse, Route, metrics::Metrics};
 
-use super::{certificates, drains, explain, publish, purges, status};
+use super::{certificates, drains, events, explain, publish, purges, status};
 use crate::serve::Controller;
 
 /// A request that was found in the table, from a caller that may make it.
@@ -68,6 +68,9 @@ pub static ROUTES: &[Route<Handle>] = &[
         "Renews certificates of the fleet's CA",
         |call| Box::pin(certificates::renew(call)),
     ),
+    row(Method::GET, "/v1/events", Access::Read, "What is wrong now, and what was told", |call| {
+        Box::pin(events::list(call))
+    }),
     row(Method::GET, "/v1/explain", Access::Read, "Asks a DNS node why a client is answered so", |call| {
         Box::pin(explain(call))
     }),

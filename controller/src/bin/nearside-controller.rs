@@ -113,6 +113,7 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
         tokio::spawn(accepting);
     }
     let following = tokio::spawn(Arc::clone(&controller).follow());
+    let watching = tokio::spawn(Arc::clone(&controller).watch_over());
     tracing::info!(listen = %bound, not_after = identity.not_after, "the controller is up");
     tokio::spawn(ready::watchdog());
     ready::ready("serving");
@@ -122,6 +123,7 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
     }
     ready::stopping();
     following.abort();
+    watching.abort();
     tracing::info!(at = home::seconds(std::time::SystemTime::now()), "stopped");
     Ok(())
 }

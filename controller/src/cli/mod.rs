@@ -17,6 +17,7 @@ use crate::{
     serve::PublishOutcome,
 };
 
+mod events;
 mod explain;
 mod init;
 mod publish;
@@ -87,6 +88,11 @@ enum Command {
     /// Shows every node: reachable, snapshot, health, purges
     #[command(after_help = "Examples:\n  nearside status\n  nearside status --json | jq .nodes")]
     Status,
+    /// Shows what is wrong now, and what was told
+    #[command(
+        after_help = "Examples:\n  nearside events\n  nearside events --since 7d\n  nearside events --open --json"
+    )]
+    Events(events::EventsArgs),
     /// Says what a name is answered for a client, and why
     #[command(after_help = "Examples:\n  \
         nearside explain www.example.org A --client 198.51.100.7\n  \
@@ -208,6 +214,7 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
         Command::Init { identities } => init::init(at, identities),
         Command::Check => Ok(init::checked(at)),
         Command::Status => status::status(at).await,
+        Command::Events(what) => events::events(at, &what).await,
         Command::Explain { name, rtype, client } => explain::explain(at, &name, &rtype, &client).await,
         Command::Publish { wait } => {
             let outcome: PublishOutcome = at.post("/v1/publish", Bytes::new()).await?;

@@ -78,7 +78,7 @@ fn print_report(node: &Status) {
     }
 }
 
-fn clock(at: u64) -> String {
+pub(super) fn clock(at: u64) -> String {
     let at = i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
     at.map_or("?".to_owned(), |at| at.to_string())
 }
