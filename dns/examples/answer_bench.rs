@@ -88,6 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         limits: Limits::default(),
         cookies: Some(&cookies),
         rrl: None,
+        challenges: None,
     };
 
     let mut random = fastrand::Rng::with_seed(7);

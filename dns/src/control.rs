@@ -5,6 +5,9 @@
 //! | `GET /v1/drains` | lists the drains in force |
 //! | `POST /v1/drains` `{"pop": "fra", "seconds": 3600, "reason": "new disk"}` | takes a PoP out of the answers; without `seconds` until lifted |
 //! | `DELETE /v1/drains/{pop}` | lifts a drain; 404 if there is none |
+//! | `GET /v1/challenges` | lists the ACME challenges in force |
+//! | `PUT /v1/challenges/{name}` `{"values": ["…"], "seconds": 600}` | answers TXT at a name with these; home alone may |
+//! | `DELETE /v1/challenges/{name}` | withdraws them; 404 if there are none |
 //! | `GET /v1/health-view` | tells what this node sees of each address, for the other DNS nodes |
 //! | `GET /v1/explain?name=&type=&client=` | explains an answer under the health of now |
 //!
@@ -13,7 +16,8 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use nearside_node::{Access, ControlRequest, ControlResponse, Route, routes::route};
+use nearside_node::{Access, ControlRequest, ControlResponse, Role, Route, routes::route};
+use nearside_zones::{End, Name, NameBuf, Rtype};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -29,6 +33,9 @@ const DRAIN_SECONDS_MAX: u64 = 366 * 24 * 3600;
 /// Explanations made at once: each holds the databases in memory while it lasts.
 const EXPLAINED_AT_ONCE: usize = 1;
 
+/// What comes before the name of a challenge.
+const CHALLENGES: &str = "/v1/challenges/";
+
 static EXPLAINING: Semaphore = Semaphore::const_new(EXPLAINED_AT_ONCE);
 
 /// The endpoints a DNS node has beside every node's.
@@ -36,6 +43,9 @@ pub const ROUTES: &[Route<()>] = &[
     route(Method::GET, "/v1/drains", Access::Read, "The drains in force"),
     route(Method::POST, "/v1/drains", Access::Change, "Takes a PoP out of the answers"),
     route(Method::DELETE, "/v1/drains/{pop}", Access::Change, "Lifts a drain"),
+    route(Method::GET, "/v1/challenges", Access::Read, "The ACME challenges in force"),
+    route(Method::PUT, "/v1/challenges/{name}", Access::Change, "Answers TXT at a name, for home alone"),
+    route(Method::DELETE, "/v1/challenges/{name}", Access::Change, "Withdraws a challenge"),
     route(Method::GET, "/v1/health-view", Access::Read, "What this node sees itself, for its peers"),
     route(Method::GET, "/v1/explain", Access::Read, "Why a client is answered so"),
 ];
@@ -57,6 +67,10 @@ pub async fn answer(server: &Server, request: &ControlRequest) -> ControlRespons
         (&Method::POST, "/v1/drains") => drain(server, request),
         (&Method::DELETE, path) if path.starts_with("/v1/drains/") => {
             undrain(server, path.trim_start_matches("/v1/drains/"))
+        }
+        (&Method::GET, "/v1/challenges") => ControlResponse::ok(&server.challenges().report()),
+        (&Method::PUT | &Method::DELETE, path) if path.starts_with(CHALLENGES) => {
+            challenge(server, request, &path[CHALLENGES.len()..])
         }
         (&Method::GET, "/v1/health-view") => ControlResponse::ok(&server.health().own_view()),
         (&Method::GET, "/v1/explain") => explain(server, request).await,
@@ -125,6 +139,62 @@ fn drain(server: &Server, request: &ControlRequest) -> ControlResponse {
                 format!("there is no PoP `{pop}`; there are: {pops}"),
             )
         }
+    }
+}
+
+/// Body of `PUT /v1/challenges/{name}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChallengeRequest {
+    values: Vec<String>,
+    seconds: u64,
+}
+
+/// Whoever may set challenges gets certificates for every name of the zones: that is home's alone, and of those who may
+/// read this machine's files anyway.
+fn challenge(server: &Server, request: &ControlRequest, name: &str) -> ControlResponse {
+    if !matches!(request.role, Role::Controller | Role::Local) {
+        return ControlResponse::error(StatusCode::FORBIDDEN, "only the controller sets challenges");
+    }
+    let legal = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let parsed = Name::parse(name.as_bytes(), Some(&Name::root())).ok();
+    let Some(owner) = parsed.filter(|owner| legal && !owner.is_root()) else {
+        return ControlResponse::error(
+            StatusCode::BAD_REQUEST,
+            format!("{name:?} is not the name of a challenge"),
+        );
+    };
+    if request.method == Method::DELETE {
+        return match server.withdraw_challenge(&owner) {
+            true => ControlResponse::ok(&serde_json::json!({})),
+            false => {
+                ControlResponse::error(StatusCode::NOT_FOUND, format!("there is no challenge at {name}"))
+            }
+        };
+    }
+    let asked: ChallengeRequest = match request.json() {
+        Ok(asked) => asked,
+        Err(refused) => return refused,
+    };
+    if let Err(reason) = ours(server, &owner) {
+        return ControlResponse::error(StatusCode::UNPROCESSABLE_ENTITY, reason);
+    }
+    match server.set_challenge(&owner, &asked.values, Duration::from_secs(asked.seconds)) {
+        Ok(()) => ControlResponse::ok(&serde_json::json!({})),
+        Err(error) => ControlResponse::error(StatusCode::BAD_REQUEST, error),
+    }
+}
+
+/// Whether this node would be asked for a name.
+fn ours(server: &Server, owner: &Name) -> Result<(), String> {
+    let view = server.view().ok_or("nothing is served yet")?;
+    let mut name = NameBuf::from(owner);
+    let zone = view.base.zones.find(&name, Rtype::TXT);
+    let zone = zone.ok_or_else(|| format!("{owner} is in no zone of this node"))?;
+    let mut links = 0;
+    match zone.lookup(&mut name, Rtype::TXT, |_, _| links += 1) {
+        End::Referral(_) if links == 0 => Err(format!("{owner} is delegated to other servers")),
+        _ => Ok(()),
     }
 }
 

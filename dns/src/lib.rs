@@ -1,6 +1,7 @@
 //! nearside-dns: the GeoDNS authoritative server.
 
 pub mod answer;
+pub mod challenge;
 pub mod cli;
 pub mod clock;
 pub mod control;

@@ -19,12 +19,15 @@ use arc_swap::ArcSwap;
 use nearside_node::{
     Context, ControlRequest, ControlResponse, Daemon, Desired, Kind, Refusal, Staging, StartError,
 };
+use nearside_zones::Name;
+use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    control,
+    challenge::{ChallengeError, Challenges},
+    clock, control,
     explain::HealthMessage,
     health::{Health, TargetReport, VIEW_AGE_MAX, drain::Drains, exec::ExecPolicy, peers::PeerReport},
     stage::{Stage, Staged},
@@ -53,6 +56,9 @@ pub struct Server {
     /// Held while a view is made. Keeps the view replaced last, so that it is freed here and not by the
     /// worker that read it last, in the middle of a batch.
     rebuilding: Mutex<Option<Arc<View>>>,
+    /// TXT records that home has set. Taken before `rebuilding` is, or within it, never the other way round.
+    challenges: Mutex<Arc<Challenges>>,
+    challenged: Gauge,
     /// Services and families without a healthy PoP, as last said.
     all_down: Mutex<BTreeSet<(String, String)>>,
     /// Shown by the encrypted listeners.
@@ -98,8 +104,10 @@ impl Server {
     pub fn new(context: Context, exec: ExecPolicy) -> Server {
         let health = Health::new(context.state.clone());
         let stats = Arc::new(Stats::default());
+        let challenged = Gauge::default();
         context.metrics.register("nearside_dns", |registry| {
             health.register(registry);
+            registry.register("challenges", "Names with an ACME challenge", challenged.clone());
             registry.register_collector(Box::new(Sums(Arc::clone(&stats))));
         });
         Server {
@@ -109,6 +117,8 @@ impl Server {
             stats,
             views: OnceLock::new(),
             rebuilding: Mutex::new(None),
+            challenges: Mutex::default(),
+            challenged,
             all_down: Mutex::new(BTreeSet::new()),
             certificate: Arc::default(),
             serving: AtomicBool::new(false),
@@ -131,13 +141,54 @@ impl Server {
     fn rebuild(&self, base: Option<Arc<Base>>) {
         let mut replaced = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(base) = base.or_else(|| self.view().map(|view| Arc::clone(&view.base))) else { return };
-        let view = Arc::new(View::new(base, self.health.view()));
+        let view = Arc::new(View::new(base, self.health.view()).with_challenges(&self.challenges()));
         self.say_all_down(&view);
         match self.views.get() {
             Some(views) => *replaced = Some(views.swap(view)),
             // The lock above makes this the only writer.
             None => drop(self.views.set(Arc::new(ArcSwap::new(view)))),
         }
+    }
+
+    /// The challenges in force; those that are over are forgotten.
+    pub fn challenges(&self) -> Arc<Challenges> {
+        let mut challenges = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = challenges.expired(clock::now()) {
+            *challenges = Arc::new(left);
+        }
+        self.challenged.set(i64::try_from(challenges.len()).unwrap_or(i64::MAX));
+        Arc::clone(&challenges)
+    }
+
+    /// Sets all values of one name's challenge. When it returns, they are in the answers.
+    ///
+    /// # Errors
+    /// [`ChallengeError`]; what was set before stays.
+    pub fn set_challenge(
+        &self,
+        name: &Name,
+        values: &[String],
+        lasts: Duration,
+    ) -> Result<(), ChallengeError> {
+        {
+            let mut challenges = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+            *challenges = Arc::new(challenges.with(name, values, lasts, clock::now())?);
+        }
+        self.rebuild(None);
+        Ok(())
+    }
+
+    /// Withdraws one name's challenge. When it returns, it is gone from the answers. `false`: there was none.
+    pub fn withdraw_challenge(&self, name: &Name) -> bool {
+        {
+            let mut challenges = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+            match challenges.without(name) {
+                Some(left) => *challenges = Arc::new(left),
+                None => return false,
+            }
+        }
+        self.rebuild(None);
+        true
     }
 
     /// Rebuilds the view at every flip, and often enough that its TTLs stay true.

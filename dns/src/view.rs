@@ -13,6 +13,7 @@ use crate::{
     answer::{
         self, Context, Identity, Limits, Outcome, Scratch, TailoredService, Transport, cookie::CookieKeys,
     },
+    challenge::Challenges,
     health::state::Moment,
     rrl::Rrl,
     steering::{HealthView, Steering, Table},
@@ -49,13 +50,20 @@ pub struct View {
     pub table: Table,
     /// What the table was built from, for `explain`.
     pub health: HealthView,
+    /// TXT records that home has set; `None`: there are none.
+    pub challenges: Option<Arc<Challenges>>,
 }
 
 impl View {
     /// A base under a state of health. Costs as much as the table: lists × services.
     pub fn new(base: Arc<Base>, health: HealthView) -> View {
         let table = Table::build(&base.steering, &health);
-        View { base, table, health }
+        View { base, table, health, challenges: None }
+    }
+
+    /// The same with these challenges in its answers.
+    pub fn with_challenges(self, challenges: &Arc<Challenges>) -> View {
+        View { challenges: (!challenges.is_empty()).then(|| Arc::clone(challenges)), ..self }
     }
 
     /// Answers one query; see [`answer::respond`].
@@ -79,6 +87,7 @@ impl View {
             limits: base.limits,
             cookies: Some(&base.cookies),
             rrl: base.rrl.as_ref(),
+            challenges: self.challenges.as_deref(),
         };
         answer::respond(&context, scratch, query, source, transport, now, out)
     }

@@ -298,6 +298,7 @@ fn respond_to(zones: &Zones, query: &[u8], out: &mut [u8]) -> (usize, Verdict) {
         limits: Limits::default(),
         cookies: None,
         rrl: None,
+        challenges: None,
     };
     let source: SocketAddr = "192.0.2.1:5353".parse().unwrap();
     let outcome =

@@ -360,3 +360,42 @@ fn check_finds_every_mistake_and_a_broken_database_is_refused() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("cdn.test.zone:1:"), "{text}");
 }
+
+#[test]
+fn a_challenge_is_live_when_it_is_acknowledged_survives_a_reload_and_ends() {
+    let fleet = Fleet::new();
+    let mut node = fleet.start();
+    let texts = || {
+        let answer = node.ask("_acme-challenge.new.cdn.test", RecordType::TXT, None);
+        answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>()
+    };
+    let path = "/v1/challenges/_acme-challenge.new.cdn.test";
+    assert_eq!(node.control("PUT", path, r#"{"values":["one","two"],"seconds":600}"#).0, 200);
+    assert_eq!(texts(), ["one", "two"], "at once");
+    assert_eq!(node.metric("nearside_dns_challenges", &[]), 1.0);
+    fleet.write_zone("192.0.2.81", 8);
+    let moved = ["192.0.2.81".parse::<IpAddr>().unwrap()];
+    eventually("the new zone", || node.addresses("static.cdn.test", A, None) == moved);
+    assert_eq!(texts(), ["one", "two"], "a reload does not lose it");
+    let (_, listed) = node.control("GET", "/v1/challenges", "");
+    assert!(
+        listed.starts_with(r#"{"_acme-challenge.new.cdn.test":{"values":["one","two"],"until":"#),
+        "{listed}"
+    );
+    assert_eq!(node.control("DELETE", path, "").0, 200);
+    assert_eq!(texts(), [""; 0], "gone at once");
+    assert_eq!(node.control("DELETE", path, "").0, 404);
+    assert_eq!(node.control("PUT", path, r#"{"values":["short"],"seconds":1}"#).0, 200);
+    eventually("it ends by itself", || texts().is_empty());
+    for (path, body, status, reason) in [
+        (path, r#"{"values":[],"seconds":600}"#, 400, "expected 1 to 16 values"),
+        (path, r#"{"values":["x"],"seconds":3601}"#, 400, "seconds must be 1 to 3600"),
+        ("/v1/challenges/_acme-challenge.example.org", r#"{"values":["x"],"seconds":9}"#, 422, "in no zone"),
+        ("/v1/challenges/a%2fb", r#"{"values":["x"],"seconds":9}"#, 400, "is not the name of a challenge"),
+    ] {
+        let (said, message) = node.control("PUT", path, body);
+        assert!(said == status && message.contains(reason), "{path} {body}: {said} {message}");
+    }
+    node.signal("TERM");
+    assert!(node.wait_end().success());
+}

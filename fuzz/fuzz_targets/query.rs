@@ -36,6 +36,7 @@ fuzz_target!(|query: &[u8]| {
         limits: Limits::default(),
         cookies: Some(&cookies),
         rrl: None,
+        challenges: None,
     };
     let source = "192.0.2.1:53".parse().expect("an address");
     for (transport, bytes_max) in [(Transport::Udp, 4096), (Transport::Stream, 65_535)] {

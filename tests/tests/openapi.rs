@@ -70,6 +70,11 @@ const DNS: &[Sample] = &[
     ("get", "/v1/drains", "", "", 200),
     ("delete", "/v1/drains/{pop}", "fra", "", 200),
     ("delete", "/v1/drains/{pop}", "fra", "", 404),
+    ("put", "/v1/challenges/{name}", "_acme-challenge.cdn.test", r#"{"values": ["x"], "seconds": 60}"#, 200),
+    ("put", "/v1/challenges/{name}", "_acme-challenge.cdn.test", r#"{"values": [], "seconds": 60}"#, 400),
+    ("get", "/v1/challenges", "", "", 200),
+    ("delete", "/v1/challenges/{name}", "_acme-challenge.cdn.test", "", 200),
+    ("delete", "/v1/challenges/{name}", "_acme-challenge.cdn.test", "", 404),
     ("get", "/v1/health-view", "", "", 200),
     ("get", "/v1/explain", "?name=www.cdn.test&client=91.64.0.1", "", 200),
 ];

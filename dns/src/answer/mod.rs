@@ -16,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use nearside_zones::{NameBuf, Zones};
 
 use crate::{
+    challenge::Challenges,
     health::state::Moment,
     rrl::{Decision, Kind, Rrl},
     steering::{Client, PopId, ServiceId, Steered, Table},
@@ -99,6 +100,8 @@ pub struct Context<'a> {
     pub cookies: Option<&'a CookieKeys>,
     /// Response rate limiting; `None`: there is none.
     pub rrl: Option<&'a Rrl>,
+    /// TXT records that home has set; `None`: there are none, and nothing looks for them.
+    pub challenges: Option<&'a Challenges>,
 }
 
 /// Storage one worker reuses for every query.

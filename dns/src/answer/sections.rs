@@ -12,6 +12,7 @@ use nearside_zones::{
 };
 
 use crate::{
+    challenge::{self, Held},
     rrl::Kind,
     steering::{Basis, Client, ServiceId},
     wire::{Data, Ede, Full, Message, Owner, Query, Section},
@@ -52,13 +53,26 @@ pub(super) fn write(
     let Some(zone) = context.zones.find(name, query.rtype) else {
         return Reply::because(Verdict::Refused, Ede::NotAuthoritative, "not a zone of this server");
     };
-    let mut chain = Chain::new(message);
+    if let Some(mut reply) = challenged(context, query, zone, name, message) {
+        reply.kind = Kind::Answer(hash(name.wire()));
+        return reply;
+    }
+    let mut chain = Chain::new(message, context, query.rtype);
     let end = zone.lookup(name, query.rtype, |link, target| chain.link(link, target));
-    let Chain { links, fits, owner, .. } = chain;
-    let mut answer = Answer { context, query, zone, message, owner, links };
+    let Chain { links, fits, owner, held, .. } = chain;
     if !fits {
         return Reply { truncated: true, authoritative: true, ..Reply::new(Verdict::NoError) };
     }
+    if let Some(held) = held {
+        let reply = positive(write_challenge(message, Owner::At(owner), held, None));
+        return Reply { kind: Kind::Answer(hash(name.wire())), ..reply };
+    }
+    let end = match (end, context.challenges) {
+        // RFC 8020: no name exists below one that does not, and resolvers that ask label by label (RFC 9156) would stop.
+        (End::NxDomain, Some(challenges)) if challenges.lets_exist(name) => End::NoData,
+        (end, _) => end,
+    };
+    let mut answer = Answer { context, query, zone, message, owner, links };
     let mut reply = answer.end(end, source);
     if context.rrl.is_none() {
         return reply;
@@ -82,9 +96,49 @@ fn hash(octets: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// Whether a challenge answers questions of this type.
+fn challengeable(rtype: Rtype) -> bool {
+    matches!(rtype, Rtype::TXT | Rtype::ANY)
+}
+
+/// The answer of a challenge at the very name that was asked for, before what a wildcard or an alias says there. What the zone
+/// has at that name goes with it; what lies below a cut is another server's to answer.
+fn challenged(
+    context: &Context<'_>,
+    query: &Query<'_>,
+    zone: &Zone,
+    name: &NameBuf,
+    message: &mut Message<'_>,
+) -> Option<Reply> {
+    let held = context.challenges?.get(name).filter(|_| challengeable(query.rtype))?;
+    let mut links = 0;
+    let end = zone.lookup(&mut name.clone(), Rtype::TXT, |_, _| links += 1);
+    let beside = match end {
+        End::Referral(_) if links == 0 => return None,
+        End::Answer(set) if links == 0 => Some(set),
+        _ => None,
+    };
+    Some(positive(write_challenge(message, Owner::QUESTION, held, beside)))
+}
+
+fn write_challenge(
+    message: &mut Message<'_>,
+    owner: Owner<'_>,
+    held: &Held,
+    beside: Option<&RrSet>,
+) -> Result<(), Full> {
+    let held = held.data.iter().map(|data| &**data);
+    let data = held.chain(beside.into_iter().flatten());
+    message.records(Section::Answer, owner, Rtype::TXT, challenge::TTL_SECS, data)
+}
+
 /// Aliases on their way into the answer section.
-struct Chain<'c, 'm, 'z> {
+struct Chain<'c, 'm, 'z, 'x> {
     message: &'c mut Message<'m>,
+    context: &'x Context<'x>,
+    rtype: Rtype,
+    /// The challenge that an alias led to: there the chain ends.
+    held: Option<&'x Held>,
     /// Where the current name stands.
     owner: u16,
     links: usize,
@@ -93,10 +147,13 @@ struct Chain<'c, 'm, 'z> {
     dnames: [Option<&'z RrSet>; CHAIN_MAX],
 }
 
-impl<'c, 'm, 'z> Chain<'c, 'm, 'z> {
-    fn new(message: &'c mut Message<'m>) -> Self {
+impl<'c, 'm, 'z, 'x> Chain<'c, 'm, 'z, 'x> {
+    fn new(message: &'c mut Message<'m>, context: &'x Context<'x>, rtype: Rtype) -> Self {
         Self {
             message,
+            context,
+            rtype,
+            held: None,
             owner: crate::wire::HEADER_BYTES as u16,
             links: 0,
             fits: true,
@@ -105,7 +162,7 @@ impl<'c, 'm, 'z> Chain<'c, 'm, 'z> {
     }
 
     fn link(&mut self, link: Link<'z>, target: Option<&NameBuf>) {
-        if !self.fits {
+        if !self.fits || self.held.is_some() {
             return;
         }
         match self.write(link, target) {
@@ -114,6 +171,9 @@ impl<'c, 'm, 'z> Chain<'c, 'm, 'z> {
             Ok(None) | Err(Full) => self.fits = false,
         }
         self.links += 1;
+        if let Some(challenges) = self.context.challenges.filter(|_| challengeable(self.rtype)) {
+            self.held = target.and_then(|target| challenges.get(target));
+        }
     }
 
     fn write(&mut self, link: Link<'z>, target: Option<&NameBuf>) -> Result<Option<u16>, Full> {

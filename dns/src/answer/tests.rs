@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::Path, sync::Arc};
 
 use hickory_proto::op::Message as Decoded;
-use nearside_zones::{Binding, Bindings, Name, Zone, master};
+use nearside_zones::{Binding, Bindings, Name, Rtype, Zone, master};
 
 use super::*;
 use crate::{
@@ -37,6 +37,7 @@ struct Server {
     identity: Identity,
     cookies: Option<CookieKeys>,
     rrl: Option<Rrl>,
+    challenges: Option<Challenges>,
     limits: Limits,
     scope: u8,
 }
@@ -68,6 +69,7 @@ fn server_with(v4: &[&str], v6: &[&str], basis: Basis) -> Server {
         identity: Identity::default(),
         cookies: None,
         rrl: None,
+        challenges: None,
         limits: Limits::default(),
         scope: 17,
     }
@@ -89,6 +91,7 @@ impl Server {
             limits: self.limits,
             cookies: self.cookies.as_ref(),
             rrl: self.rrl.as_ref(),
+            challenges: self.challenges.as_ref(),
         };
         let mut out = vec![0; 65_535];
         let source = "198.51.100.7:53".parse().unwrap();
@@ -460,4 +463,67 @@ fn padding_is_for_encrypted_transports() {
         let (_, out) = server().raw(&query("static.cdn.test", 1, Some(&[(12, &[0; 8])])), transport);
         assert!(option(&out, 12).is_none() && out.len() < 100, "{out:?}");
     }
+}
+
+fn challenge(name: &str, values: &[&str]) -> Option<Challenges> {
+    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+    let lasts = crate::challenge::LIFE_MAX;
+    Some(Challenges::default().with(&name.parse().unwrap(), &values, lasts, Moment(0)).unwrap())
+}
+
+/// Rcode, AA, and the answer section's records as `name type ttl data`.
+fn said(server: &Server, name: &str, rtype: Rtype) -> String {
+    let (_, answer) = server.ask(&query(name, rtype.0, None), Transport::Udp);
+    let mut text = format!("{:?}{}", answer.response_code, if answer.authoritative { " aa" } else { "" });
+    for record in &answer.answers {
+        text.push_str(&format!(", {} {} {} {}", record.name, record.record_type(), record.ttl, record.data));
+    }
+    text
+}
+
+#[test]
+fn a_challenge_is_answered_at_names_that_exist_and_at_names_that_do_not() {
+    let mut server = server();
+    let asked = [
+        ("_acme-challenge.deep.new.cdn.test", Rtype::TXT),
+        ("_acme-challenge.deep.new.cdn.test", Rtype::A),
+        ("deep.new.cdn.test", Rtype::NS),
+        ("new.cdn.test", Rtype::A),
+        ("other.cdn.test", Rtype::A),
+    ];
+    let none: Vec<String> = asked.iter().map(|(name, rtype)| said(&server, name, *rtype)).collect();
+    assert!(none.iter().all(|said| said == "NXDomain aa"), "{none:?}");
+    server.challenges = challenge("_acme-challenge.deep.new.cdn.test", &["one", "two"]);
+    let with: Vec<String> = asked.iter().map(|(name, rtype)| said(&server, name, *rtype)).collect();
+    let name = "_acme-challenge.deep.new.cdn.test.";
+    assert_eq!(with[0], format!("NoError aa, {name} TXT 1 one, {name} TXT 1 two"));
+    assert_eq!(with[1..4], ["NoError aa"; 3], "the name and all above it exist");
+    assert_eq!(with[4], "NXDomain aa");
+
+    server.challenges = challenge("_acme-challenge.cdn.test", &["apex"]);
+    assert_eq!(
+        said(&server, "_ACME-Challenge.cdn.test", Rtype::TXT),
+        "NoError aa, _ACME-Challenge.cdn.test. TXT 1 apex"
+    );
+    server.challenges = challenge("www.cdn.test", &["beside"]);
+    assert_eq!(
+        said(&server, "www.cdn.test", Rtype::TXT),
+        "NoError aa, www.cdn.test. TXT 1 beside, www.cdn.test. TXT 1 static beside tailored"
+    );
+    assert!(said(&server, "www.cdn.test", Rtype::A).contains("192.0.2.80"));
+}
+
+#[test]
+fn a_challenge_is_found_through_an_alias_and_never_below_a_cut() {
+    let mut server = server();
+    server.challenges = challenge("www.cdn.test", &["here"]);
+    assert_eq!(
+        said(&server, "to.cdn.test", Rtype::TXT),
+        "NoError aa, to.cdn.test. CNAME 300 www.cdn.test., www.cdn.test. TXT 1 here"
+    );
+    server.challenges = challenge("to.cdn.test", &["instead"]);
+    assert_eq!(said(&server, "to.cdn.test", Rtype::TXT), "NoError aa, to.cdn.test. TXT 1 instead");
+    assert!(said(&server, "to.cdn.test", Rtype::A).contains("CNAME 300 www.cdn.test."));
+    server.challenges = challenge("_acme-challenge.sub.cdn.test", &["not ours"]);
+    assert_eq!(said(&server, "_acme-challenge.sub.cdn.test", Rtype::TXT), "NoError");
 }
