@@ -84,7 +84,7 @@ fn check(args: &CheckArgs) -> ExitCode {
         mistakes.push(format!("{}: no [pop.NAME]: no edge can be started from it", args.fleet.display()));
     }
     // What home issues is home's to check: it comes with the first snapshot.
-    let local = config.sites.values().filter(|site| site.tls != Some(SiteTls::FleetCa));
+    let local = config.sites.values().filter(|site| matches!(site.tls, None | Some(SiteTls::Files { .. })));
     let (_, problems) = tls::load_table(local, None, SystemTime::now());
     for Problem { site, message, severity } in problems {
         match severity {

@@ -5,6 +5,7 @@
 //! durations are [`Duration`]s, paths are absolute. It is built from the fleet file by
 //! [`crate::load()`], which reports every mistake with line and column; it is never changed in place.
 
+pub mod acme;
 pub mod front;
 pub mod gates;
 mod storage;
@@ -47,6 +48,8 @@ pub struct Config {
     pub sites: BTreeMap<Id, Site>,
     /// The machine at home, if there is one.
     pub controller: Option<Controller>,
+    /// Authorities that home orders certificates from.
+    pub acme: acme::Acme,
     /// Keys of TLS session tickets.
     pub ticket_keys: TicketKeys,
     /// Where edges share what they count, if they do.
@@ -416,6 +419,10 @@ pub enum SiteTls {
     },
     /// Issued by the fleet's own CA at home and published.
     FleetCa,
+    /// Ordered by home from a public authority and published.
+    Acme(Box<acme::SiteAcme>),
+    /// Handed to home by somebody else's client, checked and published.
+    Import,
 }
 
 /// Scheme of an origin.
@@ -801,6 +808,8 @@ pub struct Controller {
     pub listen: SocketAddr,
     /// Separate plain listener for `/metrics` only.
     pub metrics: Option<SocketAddr>,
+    /// Directory at home where other people's ACME clients lay certificates.
+    pub certificates: Option<PathBuf>,
     /// Whether a valid edit of the fleet file is published by itself.
     pub publish: PublishOn,
 }

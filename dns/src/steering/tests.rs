@@ -104,6 +104,7 @@ fn config(services: impl IntoIterator<Item = Service>) -> Config {
         zones: BTreeMap::new(),
         sites: BTreeMap::new(),
         controller: None,
+        acme: Default::default(),
         ticket_keys: None,
         shared_limits: None,
     }

@@ -54,7 +54,9 @@ pub fn load_table<'a>(
             config::SiteTls::Files { certificate, key } => {
                 load(certificate, key, now_secs).map_err(|error| error.to_string())
             }
-            config::SiteTls::FleetCa => Err("no certificate was published for it yet".to_owned()),
+            config::SiteTls::FleetCa | config::SiteTls::Acme(_) | config::SiteTls::Import => {
+                Err("no certificate was published for it yet".to_owned())
+            }
         };
         match loaded {
             Ok(served) => {

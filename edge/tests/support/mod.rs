@@ -209,6 +209,7 @@ pub fn fleet(origin: SocketAddr, dir: &TempDir, certificate: Option<&Certificate
         zones: BTreeMap::new(),
         sites: BTreeMap::from([("www".to_owned(), site)]),
         controller: None,
+        acme: Default::default(),
         ticket_keys: None,
         shared_limits: None,
     }

@@ -172,31 +172,39 @@ pub(super) fn ticket_keys(top: &Section<'_>) -> TicketKeys {
 }
 
 /// Where home's certificate was laid beside the fleet file it is used; else it was not published yet.
-fn from_home(section: &Section<'_>) -> SiteTls {
+fn from_home(section: &Section<'_>, issuer: SiteTls) -> SiteTls {
     let site = section.place.strip_prefix("site.").unwrap_or(&section.place);
     let file = |end: &str| section.doc.paths.real(&format!("{FLEET_CA_DIR}/{site}.{end}"));
     let (certificate, key) = (file("cert.pem"), file("key.pem"));
-    if certificate.exists() && key.exists() { SiteTls::Files { certificate, key } } else { SiteTls::FleetCa }
+    if certificate.exists() && key.exists() { SiteTls::Files { certificate, key } } else { issuer }
 }
 
-const TLS: &str = "\"fleet\" or { certificate = \"chain.pem\", key = \"key.pem\" }";
+const TLS: &str = "\"fleet\", \"acme\", \"import\" or { certificate = \"chain.pem\", key = \"key.pem\" }";
+
+/// Who a certificate that home publishes may come from. What a site says of its orders is read by [`super::acme`].
+fn issuers() -> [(&'static str, SiteTls); 3] {
+    [("fleet", SiteTls::FleetCa), ("acme", SiteTls::Acme(Box::default())), ("import", SiteTls::Import)]
+}
+
+fn issuer(word: &str) -> Option<SiteTls> {
+    issuers().into_iter().find(|(known, _)| *known == word).map(|(_, issuer)| issuer)
+}
 
 fn tls(section: &Section<'_>, version_min: &mut TlsVersion) -> Option<SiteTls> {
     match section.value("tls")?.get_ref() {
-        DeValue::String(word) if &**word == "fleet" => Some(from_home(section)),
+        DeValue::String(word) if issuer(word).is_some() => {
+            issuer(word).map(|issuer| from_home(section, issuer))
+        }
         DeValue::Table(_) => {
             let inner = section.section("tls", keys::TLS)?;
             *version_min = front::tls_version_min(&inner);
-            if let Some(issuer) = inner.word("issuer", &[("fleet", SiteTls::FleetCa)]) {
+            if let Some(issuer) = inner.word("issuer", &issuers()) {
                 for key in ["certificate", "key"].iter().filter(|key| inner.value(key).is_some()) {
                     inner
                         .doc
                         .mistake(inner.place_of(key), format!("{}: not beside `issuer`", inner.name(key)));
                 }
-                return Some(match issuer {
-                    SiteTls::FleetCa => from_home(section),
-                    files @ SiteTls::Files { .. } => files,
-                });
+                return Some(from_home(section, issuer));
             }
             if inner.value("issuer").is_some() {
                 return None;
@@ -322,6 +330,7 @@ pub(super) fn controller(top: &Section<'_>) -> Option<Controller> {
         listen: section.parse("listen", socket)?,
         metrics: section.parse("metrics", socket),
         publish: publish.unwrap_or(PublishOn::Change),
+        certificates: section.directory("certificates"),
     })
 }
 

@@ -12,6 +12,7 @@ pub(crate) const TOP: &[&str] = &[
     "zone",
     "site",
     "controller",
+    "acme",
     "ticket_keys",
     "shared_limits",
 ];
@@ -143,7 +144,8 @@ pub(crate) const BALANCE_RULE: &[&str] = &["when", "origins"];
 pub(crate) const BALANCE_CHECK: &[&str] = &["path", "host", "status", "interval", "timeout", "rise", "fall"];
 pub(crate) const EJECT: &[&str] = &["failures", "ratio", "requests_min", "time", "time_max", "share_max"];
 pub(crate) const CIRCUIT: &[&str] = &["failures", "open", "open_max"];
-pub(crate) const TLS: &[&str] = &["certificate", "key", "issuer", "min_version"];
+pub(crate) const TLS: &[&str] =
+    &["certificate", "key", "issuer", "min_version", "directories", "delegation", "key_type"];
 pub(crate) const CACHE: &[&str] = &[
     "default_ttl",
     "negative_ttl",
@@ -158,7 +160,9 @@ pub(crate) const CACHE: &[&str] = &[
 ];
 pub(crate) const CACHE_RULE: &[&str] = &["path", "extensions", "status", "ttl", "client_cache_control"];
 pub(crate) const QUERY: &[&str] = &["only", "except"];
-pub(crate) const CONTROLLER: &[&str] = &["listen", "metrics", "publish"];
+pub(crate) const CONTROLLER: &[&str] = &["listen", "metrics", "publish", "certificates"];
+pub(crate) const ACME: &[&str] = &["directories", "resolver", "directory"];
+pub(crate) const ACME_DIRECTORY: &[&str] = &["url", "contact", "ca", "caa", "eab_kid", "eab_key_file"];
 
 /// Sections by the heading that the document gives them, with their keys.
 pub const SECTIONS: &[(&str, &[&str])] = &[
@@ -203,6 +207,8 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.cache", CACHE),
     ("site.NAME.cache.rule", CACHE_RULE),
     ("controller", CONTROLLER),
+    ("acme", ACME),
+    ("acme.directory.NAME", ACME_DIRECTORY),
 ];
 
 #[cfg(test)]

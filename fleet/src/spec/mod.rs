@@ -3,6 +3,7 @@
 //! One module per group of sections; each returns what it could read and leaves its mistakes with the
 //! document. Only a document without a single mistake becomes a [`Config`].
 
+mod acme;
 mod edge;
 mod front;
 mod gates;
@@ -126,7 +127,8 @@ fn read<'d>(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Option<Config> {
     let services = steering::services(&top, &pops, &checks);
     let zones = steering::zones(&top, &services);
     let shared_limits = gates::shared(&top);
-    let sites = edge::sites(&top, &pops);
+    let mut sites = edge::sites(&top, &pops);
+    let acme = acme::acme(&top, &mut sites);
     edge::promises(&top, &pops, &services, &zones, &sites);
     let controller = edge::controller(&top);
     let ticket_keys = edge::ticket_keys(&top);
@@ -140,6 +142,7 @@ fn read<'d>(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Option<Config> {
         zones,
         sites,
         controller,
+        acme,
         ticket_keys,
         shared_limits,
     })
