@@ -2,7 +2,7 @@
 //!
 //! [`home`] holds keys and identities, [`journal`] what must not be forgotten, [`check`] and [`bundle`] turn
 //! the fleet file into a signed snapshot. [`nodes`] brings every node to it, [`purge`] every purge to every edge, [`api`] is how the command line
-//! asks, [`serve`] runs it all. [`alarms`] finds what is wrong, [`events`] tells it once. PoPs never need any of it to keep serving.
+//! asks, [`serve`] runs it all. [`alarms`] finds what is wrong, [`events`] tells it once, [`webhooks`] to whom. PoPs never need any of it to keep serving.
 
 #![forbid(unsafe_code)]
 
@@ -19,3 +19,4 @@ pub mod journal;
 pub mod nodes;
 pub mod purge;
 pub mod serve;
+pub mod webhooks;

@@ -37,6 +37,7 @@ use crate::{
     journal::{Drain, Journal, JournalError},
     nodes::{Desired, Kind, Node, Phase, Status},
     purge::{NotTaken, Purger, board::Order},
+    webhooks::{self, Webhooks},
 };
 
 /// How often certificates are looked at for renewal.
@@ -103,6 +104,7 @@ pub struct Controller {
     journal: Arc<Journal>,
     purger: Purger,
     events: Events,
+    webhooks: Webhooks,
     fleet_file: PathBuf,
     tls: Arc<rustls::ClientConfig>,
     desired: watch::Sender<Desired>,
@@ -137,6 +139,7 @@ impl Controller {
         let tls = identity.credentials.client_config()?;
         let purger = Purger::start(Arc::clone(&journal))?;
         let events = Events::new(Arc::clone(&journal));
+        let webhooks = Webhooks::new(Arc::clone(&journal));
         let counters = Counters {
             publishes: Counter::default(),
             refused: Counter::default(),
@@ -149,13 +152,27 @@ impl Controller {
             registry.register("purges", "Purges ordered", counters.purges.clone());
             purger.register(registry);
             registry.register("events", "Events journaled", events.told.clone());
+            let webhooks::Counters { delivered, failed } = webhooks.counters.clone();
+            registry.register("webhook_messages", "Messages that webhooks took", delivered);
+            registry.register("webhook_failures", "Tries to tell a webhook that failed", failed);
             registry.register("snapshot", "Number of the newest snapshot", counters.snapshot.clone());
         });
         let (desired, _) = watch::channel(Desired::default());
         let inner = Mutex::default();
         let publishing = tokio::sync::Mutex::default();
-        let controller =
-            Self { home, journal, purger, events, fleet_file, tls, desired, inner, publishing, counters };
+        let controller = Self {
+            home,
+            journal,
+            purger,
+            events,
+            webhooks,
+            fleet_file,
+            tls,
+            desired,
+            inner,
+            publishing,
+            counters,
+        };
         let controller = Arc::new(controller);
         metrics.register("nearside_controller", |registry| {
             registry.register_collector(Box::new(Gauges(Arc::downgrade(&controller))));
@@ -270,6 +287,7 @@ impl Controller {
 
     /// Starts tasks for new or moved nodes, ends those of gone ones.
     fn aim(self: &Arc<Self>, config: &Config) {
+        self.webhooks.apply(config, &self.events.follow());
         let edges = config.pops.values().map(|pop| (&pop.name, pop.control, Kind::Edge));
         let dns = config.dns.values().map(|node| (&node.name, node.control, Kind::Dns));
         let mut wanted = BTreeMap::new();
@@ -370,6 +388,11 @@ impl Controller {
     /// Where to tell what an operator should know.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Who is told of it.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
     }
 
     /// What is remembered over restarts.

@@ -9,6 +9,7 @@ pub mod acme;
 pub mod front;
 pub mod gates;
 mod storage;
+pub mod webhook;
 
 pub use self::storage::{BucketStyle, Storage, StorageKind};
 
@@ -378,6 +379,8 @@ pub struct Site {
     pub front: SiteFront,
     /// Who may ask it, and how often.
     pub gates: Gates,
+    /// What a gigabyte (10^9 bytes) from its origin costs, where it is not what the fleet's do.
+    pub price_per_gb: Option<f64>,
 }
 
 impl Site {
@@ -812,6 +815,12 @@ pub struct Controller {
     pub certificates: Option<PathBuf>,
     /// Whether a valid edit of the fleet file is published by itself.
     pub publish: PublishOn,
+    /// Who is told of events, by name.
+    pub webhooks: BTreeMap<Id, webhook::Webhook>,
+    /// What a gigabyte (10^9 bytes) from an origin costs, unless a site says otherwise.
+    pub price_per_gb: Option<f64>,
+    /// What prices are in; for display alone.
+    pub currency: String,
 }
 
 /// When the controller publishes.

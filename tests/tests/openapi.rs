@@ -34,6 +34,8 @@ const CONTROLLER: &[Sample] = &[
     ("get", "/v1/explain", "?name=www.cdn.test&client=91.64.0.1", "", 200),
     ("get", "/v1/events", "?since=3600", "", 200),
     ("get", "/v1/events", "?since=x", "", 400),
+    ("get", "/v1/webhooks", "", "", 200),
+    ("post", "/v1/webhooks/{name}/test", "none/test", "", 404),
 ];
 
 const EDGE: &[Sample] = &[

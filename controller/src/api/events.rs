@@ -1,4 +1,4 @@
-//! `GET /v1/events`: what holds now, and what was told.
+//! `GET /v1/events`: what holds now, and what was told; `/v1/webhooks`: to whom.
 
 use std::time::SystemTime;
 
@@ -10,6 +10,7 @@ use super::{failed, table::Call};
 use crate::{
     events::{Entry, Open},
     home::seconds,
+    webhooks::HookStatus,
 };
 
 /// Entries in one answer; a terminal shows fewer.
@@ -45,5 +46,26 @@ pub(super) async fn list(call: Call) -> ControlResponse {
     match read() {
         Ok(answer) => ControlResponse::ok(&answer),
         Err(error) => failed(&error),
+    }
+}
+
+/// How webhooks are doing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WebhooksAnswer {
+    /// By name.
+    pub webhooks: Vec<HookStatus>,
+}
+
+/// `GET /v1/webhooks`.
+pub(super) async fn webhooks(call: Call) -> ControlResponse {
+    ControlResponse::ok(&WebhooksAnswer { webhooks: call.controller.webhooks().status() })
+}
+
+/// `POST /v1/webhooks/{name}/test`: 502 with the reason where it was not taken.
+pub(super) async fn test(call: Call) -> ControlResponse {
+    match call.controller.webhooks().test(&call.parameter).await {
+        Some(Ok(())) => ControlResponse::ok(&serde_json::json!({})),
+        Some(Err(reason)) => ControlResponse::error(StatusCode::BAD_GATEWAY, reason),
+        None => ControlResponse::error(StatusCode::NOT_FOUND, "the published fleet file has no such webhook"),
     }
 }

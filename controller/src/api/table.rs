@@ -71,6 +71,12 @@ pub static ROUTES: &[Route<Handle>] = &[
     row(Method::GET, "/v1/events", Access::Read, "What is wrong now, and what was told", |call| {
         Box::pin(events::list(call))
     }),
+    row(Method::GET, "/v1/webhooks", Access::Read, "How webhooks are doing", |call| {
+        Box::pin(events::webhooks(call))
+    }),
+    row(Method::POST, "/v1/webhooks/{name}/test", Access::Change, "Sends a webhook a test", |call| {
+        Box::pin(events::test(call))
+    }),
     row(Method::GET, "/v1/explain", Access::Read, "Asks a DNS node why a client is answered so", |call| {
         Box::pin(explain(call))
     }),

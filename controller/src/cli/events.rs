@@ -1,12 +1,19 @@
-//! `nearside events`: what is wrong now, and what was told.
+//! `nearside events`: what is wrong now, and what was told. `nearside webhook`: to whom.
 
 use std::{process::ExitCode, time::Duration};
 
-use clap::Args;
+use bytes::Bytes;
+use clap::{Args, Subcommand};
 use nearside_node::args;
 
 use super::{Failure, HomeArgs, QUICK, duration, failed, status::clock};
-use crate::{api::events::EventsAnswer, events::State};
+use crate::{
+    api::{
+        encode,
+        events::{EventsAnswer, WebhooksAnswer},
+    },
+    events::State,
+};
 
 #[derive(Args)]
 pub(super) struct EventsArgs {
@@ -53,4 +60,40 @@ fn print(answer: &EventsAnswer, only_open: bool) {
             println!("  {}", entry.message.replace('\n', "\n  "));
         }
     }
+}
+
+#[derive(Subcommand)]
+pub(super) enum WebhookCommand {
+    /// Shows how each is doing
+    List,
+    /// Sends one a message of no consequence; ends with 1 and the reason if it is not taken
+    Test {
+        /// Its name in the fleet file
+        name: String,
+    },
+}
+
+pub(super) async fn webhook(at: &HomeArgs, command: WebhookCommand) -> Result<ExitCode, Failure> {
+    match command {
+        WebhookCommand::List => {
+            let answer: WebhooksAnswer = at.peer()?.get("/v1/webhooks", QUICK).await?;
+            if at.json {
+                println!("{}", serde_json::to_string_pretty(&answer).map_err(failed)?);
+                return Ok(args::OK);
+            }
+            if answer.webhooks.is_empty() {
+                println!("nobody is told: add a [controller.webhook.NAME] to {}", at.fleet.display());
+            }
+            for hook in answer.webhooks {
+                let error = hook.error.map_or(String::new(), |error| format!(": {error}"));
+                println!("{:<16} {} told, {} given up{error}", hook.name, hook.delivered, hook.given_up);
+            }
+        }
+        WebhookCommand::Test { name } => {
+            let path = format!("/v1/webhooks/{}/test", encode(&name));
+            let _: serde_json::Value = at.post(&path, Bytes::new()).await?;
+            println!("{name} took it");
+        }
+    }
+    Ok(args::OK)
 }

@@ -93,6 +93,10 @@ enum Command {
         after_help = "Examples:\n  nearside events\n  nearside events --since 7d\n  nearside events --open --json"
     )]
     Events(events::EventsArgs),
+    /// Who is told of events
+    #[command(after_help = "Examples:\n  nearside webhook list\n  nearside webhook test ops")]
+    #[command(subcommand)]
+    Webhook(events::WebhookCommand),
     /// Says what a name is answered for a client, and why
     #[command(after_help = "Examples:\n  \
         nearside explain www.example.org A --client 198.51.100.7\n  \
@@ -215,6 +219,7 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
         Command::Check => Ok(init::checked(at)),
         Command::Status => status::status(at).await,
         Command::Events(what) => events::events(at, &what).await,
+        Command::Webhook(command) => events::webhook(at, command).await,
         Command::Explain { name, rtype, client } => explain::explain(at, &name, &rtype, &client).await,
         Command::Publish { wait } => {
             let outcome: PublishOutcome = at.post("/v1/publish", Bytes::new()).await?;

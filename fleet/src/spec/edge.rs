@@ -56,7 +56,8 @@ fn site(name: Id, section: &Section<'_>, pops: &BTreeMap<Id, Pop>, shares: bool)
     let cache = cache(section, if in_storage { QueryKey::Ignore } else { QueryKey::Keep });
     let shields = shields(section, pops);
     let gates = gates::gates(section, shares);
-    Some(Site { name, hosts, origins, balance, shields, tls, http3, cache, front, gates })
+    let price_per_gb = section.number("price_per_gb", 0.0, PRICE_MAX);
+    Some(Site { name, hosts, origins, balance, shields, tls, http3, cache, front, gates, price_per_gb })
 }
 
 /// PoPs that other edges can reach: a shield without a listener or an address would never be asked.
@@ -321,6 +322,9 @@ fn query(section: &Section<'_>, unsaid: QueryKey) -> QueryKey {
     }
 }
 
+/// A price above it is in another unit.
+const PRICE_MAX: f64 = 1_000_000.0;
+
 pub(super) fn controller(top: &Section<'_>) -> Option<Controller> {
     let section = top.section("controller", keys::CONTROLLER)?;
     let socket = "an address and port like \"192.0.2.1:9443\"";
@@ -331,6 +335,9 @@ pub(super) fn controller(top: &Section<'_>) -> Option<Controller> {
         metrics: section.parse("metrics", socket),
         publish: publish.unwrap_or(PublishOn::Change),
         certificates: section.directory("certificates"),
+        webhooks: super::webhook::webhooks(&section),
+        price_per_gb: section.number("price_per_gb", 0.0, PRICE_MAX),
+        currency: section.string("currency").unwrap_or_default(),
     })
 }
 

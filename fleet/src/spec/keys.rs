@@ -85,6 +85,7 @@ pub(crate) const SITE: &[&str] = &[
     "server",
     "limits",
     "gates",
+    "price_per_gb",
 ];
 pub(crate) const GATES: &[&str] = &["secret", "network", "place", "rate", "concurrency", "waf", "bandwidth"];
 pub(crate) const GATE_SECRET: &[&str] = &["name", "values", "mode", "log"];
@@ -160,9 +161,11 @@ pub(crate) const CACHE: &[&str] = &[
 ];
 pub(crate) const CACHE_RULE: &[&str] = &["path", "extensions", "status", "ttl", "client_cache_control"];
 pub(crate) const QUERY: &[&str] = &["only", "except"];
-pub(crate) const CONTROLLER: &[&str] = &["listen", "metrics", "publish", "certificates"];
+pub(crate) const CONTROLLER: &[&str] =
+    &["listen", "metrics", "publish", "certificates", "webhook", "price_per_gb", "currency"];
 pub(crate) const ACME: &[&str] = &["directories", "resolver", "directory"];
 pub(crate) const ACME_DIRECTORY: &[&str] = &["url", "contact", "ca", "caa", "eab_kid", "eab_key_file"];
+pub(crate) const WEBHOOK: &[&str] = &["url", "url_file", "format", "secret_file", "ca", "events"];
 
 /// Sections by the heading that the document gives them, with their keys.
 pub const SECTIONS: &[(&str, &[&str])] = &[
@@ -207,6 +210,7 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.cache", CACHE),
     ("site.NAME.cache.rule", CACHE_RULE),
     ("controller", CONTROLLER),
+    ("controller.webhook.NAME", WEBHOOK),
     ("acme", ACME),
     ("acme.directory.NAME", ACME_DIRECTORY),
 ];

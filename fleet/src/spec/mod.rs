@@ -13,6 +13,7 @@ mod origin;
 mod reader;
 mod steering;
 mod storage;
+mod webhook;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -272,6 +273,7 @@ mod tests {
                 let used = [format!("{key} = "), format!(".{key}]"), format!(".{key}.")];
                 let used = used.iter().any(|text| FULL.contains(text));
                 let heading = FULL.contains(&format!("\n[{key}.")) || FULL.contains(&format!("\n[{key}]"));
+                let heading = heading || FULL.contains(&format!("\n[{section}.{key}."));
                 assert!(used || heading, "{section}: {key}");
             }
         }

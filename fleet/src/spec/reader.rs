@@ -340,7 +340,9 @@ impl<'d> Section<'d> {
         for (name, value) in table.iter() {
             match value.get_ref().as_table() {
                 Some(table) => {
-                    let place = format!("{key}.{}", name.get_ref());
+                    let above =
+                        if self.place.is_empty() { String::new() } else { format!("{}.", self.place) };
+                    let place = format!("{above}{key}.{}", name.get_ref());
                     let section = Section::open(self.doc, place, table, name.span(), known);
                     found.push((name.get_ref().to_string(), section));
                 }
