@@ -269,10 +269,11 @@ impl Bundler<'_> {
 }
 
 /// Who needs a private key or a credential. A site's, and those of session tickets: every edge, since the fleet file
-/// does not bind sites to PoPs. That of encrypted DNS listeners: the DNS nodes that name it, and nobody else.
+/// does not bind sites to PoPs; the password of what edges share, too. That of encrypted DNS listeners: the DNS nodes that name it, and nobody else.
 fn owners<'c>(config: &'c Config, key: &Path) -> BTreeSet<&'c String> {
     let of_edges = config.sites.values().any(|site| site.secret_files().contains(&key))
-        || config.ticket_keys.as_deref() == Some(key);
+        || config.ticket_keys.as_deref() == Some(key)
+        || config.shared_limits.as_ref().is_some_and(|limits| limits.password_file.as_deref() == Some(key));
     let edges = config.pops.keys().filter(|_| of_edges);
     let dns =
         config.dns.iter().filter(|(_, node)| node.encrypted.as_ref().is_some_and(|named| named.key == key));

@@ -11,8 +11,12 @@ use std::{
 
 use nearside_fleet::{
     Loaded,
-    config::{Config, SiteTls},
+    config::{Config, Match, SiteTls},
     tickets::{self, TicketSeeds},
+};
+use nearside_geoip::{
+    list,
+    place::{Continent, Country},
 };
 use nearside_node::state::read_bounded;
 use nearside_zones::{Binding, Bindings, Zone, check::Severity, master, name::Name};
@@ -57,6 +61,7 @@ pub fn check(fleet_file: &Path, now: SystemTime) -> Checked {
     zones(&loaded.config, &mut out);
     certificates(&loaded.config, now, &mut out);
     ticket_keys(&loaded.config, &mut out);
+    gates(&loaded.config, &mut out);
     out.loaded = Some(loaded);
     out
 }
@@ -96,6 +101,40 @@ fn zones(config: &Config, out: &mut Checked) {
             }
         }
     }
+}
+
+/// Lists of networks and codes of places, as edges will read them.
+fn gates(config: &Config, out: &mut Checked) {
+    for (site, gates) in config.sites.values().map(|site| (&site.name, &site.gates)) {
+        let files = gates.network.iter().flat_map(|gate| gate.allow_files.iter().chain(&gate.deny_files));
+        // One that is missing is told of already.
+        for file in files.filter(|file| file.exists()) {
+            out.mistakes.extend(list_mistake(file));
+        }
+        let places = gates.place.iter().flat_map(|gate| gate.allow.iter().chain(&gate.deny));
+        let bad = places.filter_map(place_mistake);
+        out.mistakes.extend(bad.map(|mistake| format!("site {site}: gates: place: {mistake}")));
+    }
+}
+
+fn list_mistake(file: &Path) -> Option<String> {
+    let bytes = match read_bounded(file, nearside_fleet::snapshot::FILE_BYTES_MAX) {
+        Ok(bytes) => bytes.unwrap_or_default(),
+        Err(error) => return Some(error.to_string()),
+    };
+    let parsed = list::parse(&String::from_utf8_lossy(&bytes));
+    parsed.err().map(|error| format!("{}: {error}", file.display()))
+}
+
+fn place_mistake(place: &Match) -> Option<String> {
+    let (country, continent) = match place {
+        Match::Country(country) | Match::Subdivision { country, .. } => (Some(country), None),
+        Match::Continent(continent) => (None, Some(continent)),
+        Match::Asn(_) | Match::Network(..) => (None, None),
+    };
+    let country = country.and_then(|code| code.parse::<Country>().err());
+    let continent = continent.and_then(|code| code.parse::<Continent>().err());
+    country.or(continent).map(|error| error.to_string())
 }
 
 fn ticket_keys(config: &Config, out: &mut Checked) {
@@ -220,5 +259,22 @@ mod tests {
             "{:?}",
             checked.mistakes
         );
+    }
+
+    #[test]
+    fn lists_and_places_of_gates_are_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("nearside.toml");
+        let text = "version = 1\nfleet = \"x\"\n[pop.fra]\nlocation = [50.1, 8.6]\nipv4 = \"192.0.2.1\"\n\
+                    [site.s]\nhosts = \"a.test\"\norigin = \"http://192.0.2.9\"\n\
+                    [site.s.gates.network]\ndeny_files = \"bad.txt\"\n\
+                    [site.s.gates.place]\ndeny = [\"EU-QQ\", \"EU-DE\"]\n";
+        fs::write(&file, text).unwrap();
+        fs::write(temp.path().join("bad.txt"), "# people\n192.0.2.0/24\n192.0.2.1/24\n").unwrap();
+        let checked = check(&file, SystemTime::now());
+        let all = checked.mistakes.join("\n");
+        assert!(all.contains("bad.txt: line 3: 192.0.2.1/24 has bits set"), "{all}");
+        assert!(all.contains("site s: gates: place:") && all.contains("QQ"), "{all}");
+        assert_eq!(checked.mistakes.len(), 2, "{all}");
     }
 }
