@@ -24,6 +24,7 @@ use crate::{
     alt_svc::Quic,
     cache::{self, Cache},
     control,
+    gates::shared::{self, Settings},
     listen::{self, Bound, Endpoint, Front, Listeners, Speaks},
     load, metrics,
     origin::{self, shield::Fleet},
@@ -121,6 +122,8 @@ impl EdgeDaemon {
             Sites::build(&config.sites, &config.geoip, fleet.as_ref(), last_sites, workers(pop), quic(pop))
                 .map_err(Refusal::all)?;
         sites.https_port = pop.https.iter().map(|address| address.port()).find(|&port| port != 0);
+        let shared = config.shared_limits.as_ref().map(|limits| Settings::load(&config.fleet, limits));
+        sites.shared = shared.transpose().map_err(Refusal::new)?.map(Arc::new);
         let tickets =
             config.ticket_keys.as_deref().map(tls::tickets::read).transpose().map_err(Refusal::new)?;
         let table = self.resolver.table();
@@ -275,6 +278,7 @@ impl Daemon for EdgeDaemon {
         tokio::spawn(load::keep(running.edge.load.clone(), running.front.clone(), workers(&current.pop)));
         // Ends with the edge.
         tokio::spawn(origin::watch::run(Arc::downgrade(&running.edge)));
+        tokio::spawn(shared::run(Arc::downgrade(&running.edge)));
         running.edge.set_serving(Serving::Yes);
         running.listeners.apply(&current.endpoints, bound);
         self.running.set(running).map_err(|_| StartError("started twice".to_owned()))

@@ -18,7 +18,7 @@ use prometheus_client::{
 
 use crate::{
     cache::metrics::Kind,
-    gates::Gate,
+    gates::{Gate, rate::RateGates},
     listen::{Front, share::Limit},
     origin::{Checked, GroupStats, Origin, Shown, Stand},
     request::Edge,
@@ -337,6 +337,34 @@ impl EdgeCollector {
                     labelled(&mut family, &labels, &ConstCounter::new(gates.stats().count(gate, mode)))?;
                 }
             }
+        }
+        type Pick = fn(&RateGates) -> u64;
+        const RATES: [(&str, &str, Pick); 2] = [
+            (
+                "rate_displaced",
+                "Buckets of rate limits that made room for others before they were full",
+                RateGates::displaced,
+            ),
+            (
+                "rate_untold",
+                "Tokens of shared limits that other edges were not told of, for there were too many",
+                |rates| rates.ledger().untold(),
+            ),
+        ];
+        for (name, help, pick) in RATES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for site in sites.iter() {
+                let Some(rates) = site.gates.as_ref().and_then(|gates| gates.rates()) else { continue };
+                labelled(&mut family, &[("site", site.name.as_str())], &ConstCounter::new(pick(rates)))?;
+            }
+        }
+        let stats = &self.edge.shared;
+        let up = f64::from(u8::from(stats.up.load(Relaxed)));
+        gauge(encoder, "shared_limits_up", "1 while limits are shared with other edges", up)?;
+        let (name, help) = ("shared_limits_exchanges", "Exchanges of counts with other edges");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (result, count) in [("answered", &stats.answered), ("failed", &stats.failed)] {
+            labelled(&mut family, &[("result", result)], &ConstCounter::new(count.load(Relaxed)))?;
         }
         Ok(())
     }

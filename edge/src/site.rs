@@ -12,7 +12,7 @@ use nearside_fleet::{config, config::front::TlsVersion};
 
 use crate::{
     alt_svc::{AltSvc, Quic},
-    gates::{Building, Gates, Lists},
+    gates::{Building, Gates, Lists, shared::Settings},
     listen::share::Share,
     origin::{
         Credentials, Origins, Secret, Trust,
@@ -64,6 +64,8 @@ pub struct Sites {
     differ_in_tls: bool,
     /// Of their gates.
     lists: Lists,
+    /// Where the fleet shares what gates count, if it does.
+    pub shared: Option<Arc<Settings>>,
 }
 
 impl Sites {

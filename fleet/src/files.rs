@@ -56,10 +56,6 @@ pub enum Role {
     Certificate,
     /// What edges read and anybody may know: address lists, pages, modules, public key sets.
     Content,
-    /// A list of networks that gates let in or refuse: public.
-    List,
-    /// What clients are shown: public.
-    Page,
     /// A private key: sealed for the nodes that serve its site, kept from all others.
     Key,
 }

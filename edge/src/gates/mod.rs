@@ -11,12 +11,19 @@
 //! count, and a log line where one was asked for. Requests of other edges of the fleet are not asked again: the edge
 //! that their client came to has done it.
 
+pub mod bandwidth;
+pub mod buckets;
+pub mod concurrency;
 pub mod network;
 pub mod place;
+pub mod rate;
 pub mod secret;
+pub mod shared;
 pub mod stats;
+pub mod waf;
+pub mod who;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use nearside_fleet::config::{self, gates::Acting, gates::Mode};
@@ -122,6 +129,10 @@ pub struct Gates {
     secret: Option<secret::SecretGate>,
     network: Option<network::NetworkGate>,
     place: Option<place::PlaceGate>,
+    rates: Option<rate::RateGates>,
+    concurrency: Option<concurrency::ConcurrencyGate>,
+    waf: Option<waf::WafGate>,
+    bandwidth: Option<bandwidth::BandwidthGate>,
 }
 
 /// What gates are built with besides their settings.
@@ -137,12 +148,33 @@ pub struct Building<'b> {
 }
 
 /// What was let in, and on which terms.
-#[derive(Default)]
-pub struct Admitted {}
+pub struct Admitted {
+    gates: Arc<Gates>,
+    client: IpAddr,
+    at: Instant,
+    told: rate::Told,
+    flight: Option<concurrency::Flight>,
+}
+
+/// What holds for a response until its last byte is sent.
+pub struct Terms {
+    /// Its pace.
+    pub throttle: Option<bandwidth::Throttle>,
+    /// Its place among the client's.
+    pub flight: Option<concurrency::Flight>,
+}
 
 impl Admitted {
-    /// Puts its terms on the response.
-    pub fn dress(self, _response: &mut Response<Body>) {}
+    /// Puts its terms on the response: what is told of limits, the pace, and the place that is held until its end.
+    pub fn dress(self, response: &mut Response<Body>) {
+        if let Some(rates) = &self.gates.rates {
+            rates.tell(&self.told, response.headers_mut());
+        }
+        let throttle = self.gates.bandwidth.as_ref().map(|gate| gate.throttle(self.client, self.at));
+        if throttle.is_some() || self.flight.is_some() {
+            response.body_mut().hold_terms(Terms { throttle, flight: self.flight });
+        }
+    }
 }
 
 /// A refusal.
@@ -169,6 +201,17 @@ impl Gates {
             secret: asked.secret.as_ref().map(secret::SecretGate::new),
             network: network.transpose()?,
             place: place.transpose()?,
+            rates: rate::RateGates::new(
+                &site.name,
+                &asked.rates,
+                with.last.and_then(|last| last.rates.as_ref()),
+            ),
+            concurrency: asked.concurrency.as_ref().map(|gate| {
+                let last = with.last.and_then(|last| last.concurrency.as_ref());
+                concurrency::ConcurrencyGate::new(gate, last)
+            }),
+            waf: asked.waf.as_ref().map(waf::WafGate::new).transpose()?,
+            bandwidth: asked.bandwidth.as_ref().map(bandwidth::BandwidthGate::new),
         })))
     }
 
@@ -177,11 +220,21 @@ impl Gates {
         &self.stats
     }
 
+    /// Its rate limits, if it has some.
+    pub fn rates(&self) -> Option<&rate::RateGates> {
+        self.rates.as_ref()
+    }
+
     /// Asks the gates of a request, which loses what was meant for them alone. Never waits.
     ///
     /// # Errors
     /// The first refusal.
-    pub fn admit<B>(&self, request: &mut Request<B>, seen: &Seen<'_>) -> Result<Admitted, Denied> {
+    pub fn admit<B>(
+        self: &Arc<Self>,
+        request: &mut Request<B>,
+        seen: &Seen<'_>,
+        now: Instant,
+    ) -> Result<Admitted, Denied> {
         if let Some(gate) = &self.secret {
             let judgement = gate.judge(request.headers());
             self.act(Gate::Secret, gate.acting, judgement, request, seen)?;
@@ -193,7 +246,26 @@ impl Gates {
         if let Some(gate) = &self.place {
             self.act(Gate::Place, gate.acting, gate.judge(seen), request, seen)?;
         }
-        Ok(Admitted::default())
+        let mut admitted = Admitted {
+            gates: self.clone(),
+            client: seen.client(),
+            at: now,
+            told: rate::Told::default(),
+            flight: None,
+        };
+        if let Some(rates) = &self.rates {
+            let object = |acting, finding| self.act(Gate::Rate, acting, Err(finding), request, seen);
+            admitted.told = rates.take((request.uri(), request.headers()), seen, now, object)?;
+        }
+        if let Some(gate) = &self.concurrency {
+            let (flight, judgement) = gate.take(seen.client());
+            self.act(Gate::Concurrency, gate.acting, judgement, request, seen)?;
+            admitted.flight = Some(flight);
+        }
+        if let Some(gate) = &self.waf {
+            self.act(Gate::Waf, gate.acting, gate.judge(request.uri(), request.headers()), request, seen)?;
+        }
+        Ok(admitted)
     }
 
     /// Counts and logs what a gate found, and lets it be a refusal or not.

@@ -145,7 +145,8 @@ fn normal_host(host: &str) -> Box<str> {
     escaped.map(|c| c.to_ascii_lowercase()).collect::<String>().into_boxed_str()
 }
 
-fn normal_path(path: &str) -> Box<str> {
+/// The one spelling of a path; see the module.
+pub fn normal_path(path: &str) -> Box<str> {
     let mut path = normal_escapes(path, |byte| !b"\"<>\\^`{|}".contains(&byte));
     if !path.starts_with('/') {
         path.insert(0, '/');

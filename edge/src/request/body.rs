@@ -13,6 +13,7 @@ use thiserror::Error;
 use super::{log::Access, mend::Stored};
 use crate::{
     cache::{self, Object, region::FileRegion},
+    gates::{Terms, bandwidth::Throttle},
     listen::{connection::InFlight, share::Taken},
     origin::{FetchBody, FetchError},
     policy::headers,
@@ -81,6 +82,8 @@ pub struct Body {
     access: Option<Box<Access>>,
     in_flight: Option<InFlight>,
     share: Option<Taken>,
+    /// What the site's gates ask of it.
+    terms: Option<Box<Terms>>,
 }
 
 impl Body {
@@ -93,6 +96,7 @@ impl Body {
             access: None,
             in_flight: None,
             share: None,
+            terms: None,
         }
     }
 
@@ -135,6 +139,8 @@ impl Body {
     /// As `poll_frame` for content of known length, with files where they can be sent as they are; no trailers.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         let piece = match &mut self.source {
+            // Pieces at their times are cut from memory.
+            _ if self.terms.as_ref().is_some_and(|terms| terms.throttle.is_some()) => None,
             Source::Resident { object, at, bytes } => {
                 let region = object.region(*at, bytes.len() as u64);
                 self.source = Source::Whole(std::mem::take(bytes));
@@ -185,6 +191,17 @@ impl Body {
         self.share = share;
     }
 
+    /// Keeps to what the site's gates ask until the body is dropped.
+    pub fn hold_terms(&mut self, terms: Terms) {
+        self.terms = Some(Box::new(terms));
+    }
+
+    /// Bytes that were taken from the source and wait for their time.
+    fn waiting_bytes(&self) -> u64 {
+        let throttle = self.terms.as_ref().and_then(|terms| terms.throttle.as_ref());
+        throttle.map_or(0, Throttle::held_bytes)
+    }
+
     /// What is sent is added to these counters, and to the access log if there is one.
     pub fn account(&mut self, stats: Arc<SiteStats>, access: Option<Box<Access>>) {
         self.stats = Some(stats);
@@ -194,6 +211,7 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
+        self.sent_bytes -= self.waiting_bytes().min(self.sent_bytes);
         if let Some(stats) = &self.stats {
             stats.here().body_bytes.fetch_add(self.sent_bytes, Relaxed);
         }
@@ -203,15 +221,9 @@ impl Drop for Body {
     }
 }
 
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let body = self.get_mut();
+impl Body {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self;
         let polled = match &mut body.source {
             Source::Empty => return Poll::Ready(None),
             Source::Whole(bytes) | Source::Resident { bytes, .. } => {
@@ -246,8 +258,30 @@ impl http_body::Body for Body {
             other => other,
         }
     }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut();
+        let Some(mut terms) = body.terms.take() else { return body.poll_source(cx) };
+        let polled = match &mut terms.throttle {
+            Some(throttle) => throttle.poll(cx, |cx| body.poll_source(cx)),
+            None => body.poll_source(cx),
+        };
+        body.terms = Some(terms);
+        polled
+    }
 
     fn is_end_stream(&self) -> bool {
+        if self.waiting_bytes() > 0 {
+            return false;
+        }
         match &self.source {
             Source::Empty => true,
             Source::Whole(bytes) | Source::Resident { bytes, .. } => bytes.is_empty(),
@@ -259,6 +293,8 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
+            // Asked for before anything was taken; later it is no promise.
+            _ if self.waiting_bytes() > 0 => SizeHint::default(),
             Source::Empty => SizeHint::with_exact(0),
             Source::Whole(bytes) | Source::Resident { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
             Source::Stored(body) => body.size_hint(),

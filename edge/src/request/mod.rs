@@ -50,6 +50,7 @@ pub use self::{body::Body, gate::HEALTH_PATH, incoming::Incoming, refusal::Refus
 use self::{gate::Gated, interim::InterimSink, log::Access, miss::Need, tunnel::Upgrade};
 use crate::{
     cache::{Cache, Candidates},
+    gates,
     listen::{connection::Client, share::Place},
     load::Load,
     origin::shield::PURGED,
@@ -107,6 +108,8 @@ pub struct Edge {
     pub(crate) hints: RandomState,
     /// How busy we are, for health checks.
     pub load: Arc<Load>,
+    /// What became of limits that the fleet shares.
+    pub shared: gates::shared::Stats,
     serving: AtomicU8,
 }
 
@@ -120,6 +123,7 @@ impl Edge {
             unknown: SiteStats::new(workers),
             hints: RandomState::new(),
             load: Arc::default(),
+            shared: gates::shared::Stats::default(),
             serving: AtomicU8::new(Serving::Starting as u8),
         })
     }
@@ -289,9 +293,9 @@ pub async fn handle_within(
     }
     // Another edge has asked its own gates: its clients are not known here.
     let admitted = match &site.gates {
-        Some(gates) if client.node.is_none() => {
+        Some(site_gates) if client.node.is_none() => {
             let seen = Seen::new(&site.places, client.peer.ip());
-            match gates.admit(&mut request, &seen) {
+            match site_gates.admit(&mut request, &seen, started) {
                 Ok(admitted) => Some(admitted),
                 Err(denied) => {
                     let answer = denied.answer(request.method());

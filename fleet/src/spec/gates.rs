@@ -99,7 +99,7 @@ fn network(section: &Section<'_>) -> NetworkGate {
     };
     let files = |key: &str| -> Vec<PathBuf> {
         let values = section.value(key).map(members).unwrap_or_default();
-        let named = values.into_iter().filter_map(|value| section.path_of(value, key, Role::List));
+        let named = values.into_iter().filter_map(|value| section.path_of(value, key, Role::Content));
         at_most(section, key, named.collect(), FILES_MAX)
     };
     let (allow, deny): (Vec<Network>, Vec<Network>) = (list("allow"), list("deny"));
@@ -198,7 +198,7 @@ fn place(section: &Section<'_>) -> PlaceGate {
         deny,
         others,
         status: status.unwrap_or(403),
-        page: section.path("page", Role::Page),
+        page: section.path("page", Role::Content),
         acting: acting(section),
     }
 }
