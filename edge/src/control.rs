@@ -44,21 +44,23 @@ pub async fn purge(edge: &Edge, request: &ControlRequest, now: Timestamp) -> Con
         tracing::error!(%error, "purges not acknowledged");
         return ControlResponse::error(StatusCode::INTERNAL_SERVER_ERROR, error);
     }
-    for asked in purges {
-        let order = match order(edge, asked) {
-            Ok(order) => order,
-            Err(response) => return response,
-        };
+    let orders: Result<Vec<Order>, ControlResponse> =
+        purges.into_iter().map(|asked| order(edge, asked)).collect();
+    let orders = match orders {
+        Ok(orders) => orders,
+        Err(response) => return response,
+    };
+    for order in &orders {
         tracing::info!(scope = ?order.scope, kind = ?order.kind, sequence = order.sequence, "purge");
-        if let Err(error) = edge.cache.purge(order, now).await {
-            let status = match error {
-                PurgeError::NotDurable(_) => StatusCode::INTERNAL_SERVER_ERROR,
-                PurgeError::TooFarAhead { .. } => StatusCode::CONFLICT,
-                PurgeError::NotAKey(_) => StatusCode::BAD_REQUEST,
-            };
-            tracing::error!(%error, "purge not acknowledged");
-            return ControlResponse::error(status, error);
-        }
+    }
+    if let Err(error) = edge.cache.purge_all(orders, now).await {
+        let status = match error {
+            PurgeError::NotDurable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            PurgeError::TooFarAhead { .. } => StatusCode::CONFLICT,
+            PurgeError::NotAKey(_) => StatusCode::BAD_REQUEST,
+        };
+        tracing::error!(%error, "purges not acknowledged");
+        return ControlResponse::error(status, error);
     }
     ControlResponse::ok(&Acknowledged { through: edge.cache.purge_sequence() })
 }

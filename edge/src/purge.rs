@@ -332,37 +332,75 @@ impl Purges {
     /// # Errors
     /// [`PurgeError`].
     pub fn apply(&self, order: &Order, now: Timestamp) -> Result<Applied, PurgeError> {
-        let applied = self.put_in_force(order, now)?;
-        if self.is_cut_off && order.sequence.is_none() {
+        self.apply_all(std::slice::from_ref(order), now)
+    }
+
+    /// [`Purges::apply`] for many, with one wait for the disk. Tells what became of the last one. The first that is refused
+    /// ends it: what came before is in force, and durable unless the disk says otherwise.
+    ///
+    /// # Errors
+    /// [`PurgeError`].
+    pub fn apply_all(&self, orders: &[Order], now: Timestamp) -> Result<Applied, PurgeError> {
+        let applied = self.put_in_force(orders, now)?;
+        if self.is_cut_off && orders.iter().any(|order| order.sequence.is_none()) {
             return Err(PurgeError::NotDurable(io::Error::other("the cache directory is not in use")));
         }
         Ok(applied)
     }
 
-    fn put_in_force(&self, order: &Order, now: Timestamp) -> Result<Applied, PurgeError> {
+    fn put_in_force(&self, orders: &[Order], now: Timestamp) -> Result<Applied, PurgeError> {
+        // Held over marking and appending: the journal's order is the order of ticks.
+        let mut journal = self.journal.as_ref().map(Mutex::lock);
+        let mut lines = Vec::with_capacity(orders.len());
+        // Numbers that are marked and noted once they are durable.
+        let mut marked: BTreeSet<u64> = BTreeSet::new();
+        let mut next = self.sequence() + 1;
+        let mut outcome = Ok(Applied::Before);
+        for order in orders {
+            match self.is_new(order, &marked, next) {
+                Ok(true) => {}
+                Ok(false) => {
+                    outcome = Ok(Applied::Before);
+                    continue;
+                }
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+            marked.extend(order.sequence);
+            next += u64::from(order.sequence == Some(next));
+            let tick = self.next_tick();
+            self.mark(&order.scope, order.kind, tick, now);
+            lines.push(Line::Order { order: order.clone(), tick, at_ms: now.millis() });
+            outcome = Ok(Applied::Now);
+        }
+        if let Some(journal) = &mut journal
+            && !lines.is_empty()
+        {
+            self.append(journal, &lines).map_err(PurgeError::NotDurable)?;
+        }
+        let mut table = self.table.write();
+        marked.into_iter().for_each(|sequence| table.note_sequence(Some(sequence)));
+        outcome
+    }
+
+    /// Whether an order is to be applied; `marked` are numbers that are applied and not noted yet, `next` the one that leaves
+    /// no gap behind them. Raises [`Purges::seen`].
+    fn is_new(&self, order: &Order, marked: &BTreeSet<u64>, next: u64) -> Result<bool, PurgeError> {
         if let Scope::Key(key) = &order.scope {
             CacheKey::parse(key).ok_or_else(|| PurgeError::NotAKey(key.clone()))?;
         }
-        // Held over marking and appending: the journal's order is the order of ticks.
-        let mut journal = self.journal.as_ref().map(Mutex::lock);
-        if let Some(sequence) = order.sequence {
-            let table = self.table.read();
-            if sequence <= table.sequence || table.ahead.contains(&sequence) {
-                return Ok(Applied::Before);
-            }
-            if sequence != table.sequence + 1 && table.ahead.len() >= AHEAD_MAX {
-                return Err(PurgeError::TooFarAhead { got: sequence, missing: table.sequence + 1 });
-            }
-            self.seen.fetch_max(sequence, Ordering::AcqRel);
+        let Some(sequence) = order.sequence else { return Ok(true) };
+        let table = self.table.read();
+        if sequence <= table.sequence || table.ahead.contains(&sequence) || marked.contains(&sequence) {
+            return Ok(false);
         }
-        let tick = self.next_tick();
-        self.mark(&order.scope, order.kind, tick, now);
-        let line = Line::Order { order: order.clone(), tick, at_ms: now.millis() };
-        if let Some(journal) = &mut journal {
-            self.append(journal, &line).map_err(PurgeError::NotDurable)?;
+        if sequence != next && table.ahead.len() + marked.range(next..).count() >= AHEAD_MAX {
+            return Err(PurgeError::TooFarAhead { got: sequence, missing: table.sequence + 1 });
         }
-        self.table.write().note_sequence(order.sequence);
-        Ok(Applied::Now)
+        self.seen.fetch_max(sequence, Ordering::AcqRel);
+        Ok(true)
     }
 
     /// Purges softly all that was stored before, and takes `sequence` as applied: for a node that was away longer than
@@ -372,7 +410,7 @@ impl Purges {
     /// [`PurgeError::NotDurable`].
     pub fn catch_up(&self, sequence: u64, now: Timestamp) -> Result<(), PurgeError> {
         self.seen.fetch_max(sequence, Ordering::AcqRel);
-        self.put_in_force(&Order { scope: Scope::All, kind: Kind::Soft, sequence: None }, now)?;
+        self.put_in_force(&[Order { scope: Scope::All, kind: Kind::Soft, sequence: None }], now)?;
         self.skip_to(sequence)
     }
 
@@ -388,7 +426,7 @@ impl Purges {
         let mut journal = self.journal.as_ref().map(Mutex::lock);
         let line = Line::Sequence { applied: sequence, ahead: Vec::new() };
         if let Some(journal) = &mut journal {
-            self.append(journal, &line).map_err(PurgeError::NotDurable)?;
+            self.append(journal, &[line]).map_err(PurgeError::NotDurable)?;
         }
         let mut table = self.table.write();
         table.sequence = table.sequence.max(sequence);
@@ -402,13 +440,13 @@ impl Purges {
         self.mark(&Scope::Key(key.as_str().to_owned()), Kind::Hard, tick, now);
     }
 
-    fn append(&self, journal: &mut Journal, line: &Line) -> io::Result<()> {
+    fn append(&self, journal: &mut Journal, lines: &[Line]) -> io::Result<()> {
         if journal.torn || journal.bytes > JOURNAL_BYTES_MAX {
             let lines = render(&self.table.read(), self.tick());
             (journal.file, journal.bytes) = rewrite(&journal.path, &lines)?;
             journal.torn = false;
         }
-        let text = line_text(line);
+        let text: String = lines.iter().map(line_text).collect();
         let written = journal.file.write_all(text.as_bytes()).and_then(|()| journal.file.sync_data());
         journal.torn = written.is_err();
         journal.bytes += text.len() as u64;
@@ -806,6 +844,41 @@ mod tests {
         purges.catch_up(900, NOW).unwrap();
         assert_eq!(purges.apply(&order(900), NOW).unwrap(), Applied::Before);
         assert_eq!(purges.apply(&order(901), NOW).unwrap(), Applied::Now);
+    }
+
+    #[test]
+    fn many_at_once_are_each_applied_once_and_durable_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("purges");
+        let purges = Purges::open(&path, 0).unwrap();
+        let birth = purges.next_tick();
+        let order = |sequence| {
+            let scope = Scope::Key(key("s", &format!("/{sequence}")).as_str().into());
+            Order { scope, kind: Kind::Hard, sequence: Some(sequence) }
+        };
+        // A page as home sends it is longer than what may be ahead of a gap.
+        let page: Vec<Order> = (1..=2_000).map(order).collect();
+        purges.apply_all(&page[..1_000], NOW).unwrap();
+        assert_eq!(purges.sequence(), 1_000);
+        // Sent again with what came meanwhile, and one twice.
+        let again: Vec<Order> = page[500..].iter().chain(&page[1_999..]).cloned().collect();
+        assert_eq!(purges.apply_all(&again, NOW).unwrap(), Applied::Before, "the last one came twice");
+        assert_eq!((purges.sequence(), purges.seen(), purges.records()), (2_000, 2_000, 2_000));
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert_eq!(lines, 2 + 2_000, "one line each, after the two of a new journal");
+        drop(purges);
+        let purges = Purges::open(&path, 0).unwrap();
+        assert_eq!(purges.sequence(), 2_000);
+        assert_eq!(check(&purges, "s", "/1999", "", birth), Validity::Gone);
+        // What is refused ends it; what came before stands.
+        let far = [
+            order(2_001),
+            order(4_000),
+            Order { scope: Scope::Key("?".into()), ..order(4_001) },
+            order(4_002),
+        ];
+        assert!(matches!(purges.apply_all(&far, NOW), Err(PurgeError::NotAKey(_))));
+        assert_eq!((purges.sequence(), purges.seen()), (2_001, 4_000));
     }
 
     #[test]

@@ -371,25 +371,43 @@ impl Cache {
     /// # Errors
     /// [`PurgeError`]; with [`PurgeError::NotDurable`] it is in force until a restart.
     pub async fn purge(self: &Arc<Self>, order: Order, now: Timestamp) -> Result<Applied, PurgeError> {
+        self.purge_all(vec![order], now).await
+    }
+
+    /// As [`Cache::purge`] for many, with one wait for the disk: see [`Purges::apply_all`].
+    ///
+    /// # Errors
+    /// As [`Cache::purge`].
+    pub async fn purge_all(
+        self: &Arc<Self>,
+        orders: Vec<Order>,
+        now: Timestamp,
+    ) -> Result<Applied, PurgeError> {
         let cache = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || cache.purge_blocking(&order, now));
+        let task = tokio::task::spawn_blocking(move || cache.purge_blocking(&orders, now));
         let stopped = |error| Err(PurgeError::NotDurable(std::io::Error::other(error)));
         task.await.unwrap_or_else(stopped)
     }
 
-    /// As [`Cache::purge`], waiting for the disk.
+    /// As [`Cache::purge_all`], waiting for the disk.
     ///
     /// # Errors
     /// As [`Cache::purge`].
-    pub fn purge_blocking(&self, order: &Order, now: Timestamp) -> Result<Applied, PurgeError> {
-        let applied = self.purges.apply(order, now);
-        self.metrics.purge_orders.one();
+    pub fn purge_blocking(&self, orders: &[Order], now: Timestamp) -> Result<Applied, PurgeError> {
+        let applied = self.purges.apply_all(orders, now);
         self.metrics.purges_widened.set(self.purges.widened());
-        match (&order.scope, order.kind) {
-            (Scope::Key(key), Kind::Hard) => {
-                CacheKey::parse(key).iter().for_each(|key| self.remove_key(key));
+        let mut left_to_sweep = false;
+        for order in orders {
+            self.metrics.purge_orders.one();
+            match (&order.scope, order.kind) {
+                (Scope::Key(key), Kind::Hard) => {
+                    CacheKey::parse(key).iter().for_each(|key| self.remove_key(key));
+                }
+                _ => left_to_sweep = true,
             }
-            _ => self.sweeper.wake(),
+        }
+        if left_to_sweep {
+            self.sweeper.wake();
         }
         applied
     }

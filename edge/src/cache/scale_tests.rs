@@ -154,7 +154,7 @@ async fn many_objects_are_there_at_once_after_a_restart() {
     }
     let cache = open(dir.path(), 16 * MIB, disk_bytes_max);
     let order = Order { scope: Scope::All, kind: Kind::Hard, sequence: None };
-    cache.purge_blocking(&order, NOW).unwrap();
+    cache.purge_blocking(&[order], NOW).unwrap();
     drop(cache);
     let cache = open(dir.path(), 16 * MIB, disk_bytes_max);
     assert!(cache.lookup(&key("/a/path/of/usual/length/00000000.html")).await.is_empty());
