@@ -33,6 +33,11 @@ const ORIGIN: u8 = 30;
 /// Last byte of the controller's address.
 const CONTROLLER: u8 = 40;
 
+/// Last byte of the third DNS node's address, in a crowd.
+const THIRD: u8 = 13;
+/// Before the last bytes of a crowd's further PoPs: `e04` is at 104.
+const CROWD: u8 = 100;
+
 /// For a process to start, a state to be taken: generous, since machines are slow and tests many.
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -159,6 +164,90 @@ impl Fleet {
         fleet
     }
 
+    /// A governed fleet with three DNS nodes and so many edges: those of [`POPS`], then `e04`, `e05` and so on, far from
+    /// everybody. Health is asked for less often than elsewhere: fifty edges share the machine.
+    ///
+    /// # Panics
+    /// Where `nearside init` fails.
+    pub fn crowd(edges: u8) -> Self {
+        let mut fleet = Self::enrolled_after(|fleet| fleet.add_crowd(edges));
+        let names = Self::crowd_names(edges);
+        for name in &names {
+            fleet.start(name);
+        }
+        for name in &names {
+            fleet.wait_serving(name);
+        }
+        for name in &names {
+            fleet.wait_follows_home(name);
+        }
+        fleet.wait_all_up();
+        fleet
+    }
+
+    /// Every node of [`Fleet::crowd`], edges first.
+    pub fn crowd_names(edges: u8) -> Vec<String> {
+        let named = POPS.iter().map(|(name, _)| (*name).to_owned());
+        let further = (4..=edges).map(|at| format!("e{at:02}"));
+        named.chain(further).chain(["ns1", "ns2", "ns3"].map(str::to_owned)).collect()
+    }
+
+    fn add_crowd(&self, edges: u8) {
+        let file = self.fleet_file();
+        let mut text = fs::read_to_string(&file).expect("the fleet file");
+        let mut pops = String::new();
+        for name in (4..=edges).map(|at| format!("e{at:02}")) {
+            let ip = self.address(&name);
+            pops += &format!(", \"{name}\"");
+            text += &format!(
+                "\n[pop.{name}]\nlocation = [-80.0, {}.0]\nipv4 = \"{ip}\"\nhttp = \"{ip}:8080\"\n\
+                 control = \"{ip}:8953\"\nmemory = \"8MiB\"\ncache_dir = \"{}\"\ndisk = \"32MiB\"\nworkers = 1\n",
+                i32::from(last(&name)) - 100,
+                self.path("cache").join(&name).display(),
+            );
+        }
+        let ip = self.address("ns3");
+        text += &format!("\n[dns.ns3]\nlisten = \"{ip}:5353\"\ncontrol = \"{ip}:8953\"\nworkers = 1\n");
+        for (from, to) in [
+            ("\"fra\", \"nyc\", \"sin\"]", format!("\"fra\", \"nyc\", \"sin\"{pops}]")),
+            ("type = \"https\"\nport = 8443", "type = \"http\"\nport = 8080".to_owned()),
+            (
+                "interval = \"300ms\"\ntimeout = \"140ms\"",
+                "interval = \"2s\"\ntimeout = \"900ms\"".to_owned(),
+            ),
+        ] {
+            assert!(text.contains(from), "the fleet file has no {from:?}");
+            text = text.replace(from, &to);
+        }
+        fs::write(file, text).expect("a file");
+    }
+
+    /// Home's view of the fleet, as `nearside status --json` prints it; null while home does not answer.
+    pub fn home_status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.nearside(&["status", "--json"]).stdout).unwrap_or_default()
+    }
+
+    /// Waits until home sees these nodes at the newest snapshot and, if they are edges, at the newest purge.
+    pub fn wait_current(&self, nodes: &[String], at_most: Duration) {
+        wait::until("every node is at the newest snapshot and purge", at_most, || {
+            let status = self.home_status();
+            let empty = Vec::new();
+            let seen = status["nodes"].as_array().unwrap_or(&empty);
+            let behind: Vec<String> = nodes
+                .iter()
+                .filter(|name| {
+                    let node = seen.iter().find(|node| node["node"] == name.as_str());
+                    node.is_none_or(|node| {
+                        let has_purges = node["kind"] == "dns" || node["purges"] == status["purges"];
+                        node["snapshot"] != status["snapshot"] || node["phase"] != "current" || !has_purges
+                    })
+                })
+                .cloned()
+                .collect();
+            if behind.is_empty() { Ok(()) } else { Err(format!("{behind:?} are not:\n{status}")) }
+        });
+    }
+
     /// Waits until a node serves what home has published.
     pub fn wait_follows_home(&self, node: &str) {
         self.wait_status(node, "follows home", |status| status["serving"]["source"] == "snapshot");
@@ -207,8 +296,7 @@ impl Fleet {
 
     /// Starts a node, in the foreground of nobody; see [`Fleet::wait_serving`].
     pub fn start(&mut self, node: &str) -> &mut Process {
-        let program =
-            if DNS.iter().any(|(name, _)| *name == node) { "nearside-dns" } else { "nearside-edge" };
+        let program = if node.starts_with("ns") { "nearside-dns" } else { "nearside-edge" };
         let mut command = Command::new(process::binary(program));
         command.arg("serve").arg("--fleet").arg(self.fleet_file()).args(["--node", node]);
         command.arg("--state-dir").arg(self.state_dir(node));
@@ -485,8 +573,12 @@ static  IN A    192.0.2.80
 ";
 
 fn last(node: &str) -> u8 {
-    let known = POPS.iter().chain(&DNS).find(|(name, _)| *name == node);
-    known.unwrap_or_else(|| panic!("there is no node {node}")).1
+    let known = POPS.iter().chain(&DNS).find(|(name, _)| *name == node).map(|(_, last)| *last);
+    let of_crowd = || match node {
+        "ns3" => Some(THIRD),
+        _ => CROWD.checked_add(node.strip_prefix('e')?.parse().ok()?),
+    };
+    known.or_else(of_crowd).unwrap_or_else(|| panic!("there is no node {node}"))
 }
 
 fn new_ca() -> CertifiedIssuer<'static, KeyPair> {

@@ -3,7 +3,7 @@
 //! What the tests in `tests/` share: a block of loopback addresses of one's own ([`loopback`]), processes
 //! that die with the test ([`process`]), waiting for a condition ([`wait`]), `dig` and `curl` as they are
 //! typed ([`dig`], [`curl`]), origins that count ([`origin`]) and that lie
-//! ([`files`]), a client that misses no byte ([`visitor`]), a whole fleet ([`fleet`]), and the failure drills ([`drills`]).
+//! ([`files`]), a network that is cut ([`partition`]), a client that misses no byte ([`visitor`]), a whole fleet ([`fleet`]), and the failure drills ([`drills`]).
 //!
 //! A failure here is a failed test: functions panic with what they saw rather than return errors.
 
@@ -18,6 +18,7 @@ pub mod files;
 pub mod fleet;
 pub mod loopback;
 pub mod origin;
+pub mod partition;
 pub mod process;
 pub mod schema;
 pub mod visitor;

@@ -6,6 +6,7 @@
 pub mod cache;
 mod dns;
 pub mod front;
+pub mod home;
 mod origin;
 mod serving;
 mod shield;
@@ -103,6 +104,16 @@ pub const ALL: &[Drill] = &[
         name: "shield-once",
         what: "edges ask the origin once for all; purges, and shields that die and return",
         run: shield::once,
+    },
+    Drill {
+        name: "partition",
+        what: "half of fifty edges are cut off from home while it publishes and purges; no purge is lost",
+        run: home::partition,
+    },
+    Drill {
+        name: "home-dark",
+        what: "home is gone: fifty edges and three DNS nodes serve, reboot, fail over; home returns",
+        run: home::home_dark,
     },
     Drill {
         name: "slowloris",
