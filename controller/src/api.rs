@@ -10,6 +10,7 @@ pub mod events;
 pub mod limits;
 pub mod purges;
 pub mod table;
+pub mod warm;
 
 use std::{
     sync::Arc,

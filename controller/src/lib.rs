@@ -19,4 +19,5 @@ pub mod journal;
 pub mod nodes;
 pub mod purge;
 pub mod serve;
+pub mod warm;
 pub mod webhooks;

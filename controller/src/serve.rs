@@ -37,6 +37,7 @@ use crate::{
     journal::{Drain, Journal, JournalError},
     nodes::{Desired, Kind, Node, Phase, Status},
     purge::{NotTaken, Purger, board::Order},
+    warm::{self, Job, Jobs},
     webhooks::{self, Webhooks},
 };
 
@@ -103,6 +104,7 @@ pub struct Controller {
     home: Home,
     journal: Arc<Journal>,
     purger: Purger,
+    warming: Jobs,
     events: Events,
     webhooks: Webhooks,
     fleet_file: PathBuf,
@@ -164,6 +166,7 @@ impl Controller {
             home,
             journal,
             purger,
+            warming: Jobs::default(),
             events,
             webhooks,
             fleet_file,
@@ -325,6 +328,19 @@ impl Controller {
         let order = self.purger.order(scopes, mode, who, edges).await?;
         self.counters.purges.inc_by(scopes.len() as u64);
         Ok(order)
+    }
+
+    /// Has edges fetch URLs ahead. `None`: too many such jobs are under way.
+    pub fn warm(&self, wanted: warm::Wanted, edges: Vec<Peer>, who: &str) -> Option<Arc<Job>> {
+        let what = format!("warmed {} URLs at {} PoPs", wanted.urls.len(), edges.len());
+        let job = self.warming.begin(wanted, edges)?;
+        self.audit(who, &what);
+        Some(job)
+    }
+
+    /// A warm job of late.
+    pub fn warm_job(&self, number: u64) -> Option<Arc<Job>> {
+        self.warming.find(number)
     }
 
     /// An order of late, by any of its purges' numbers.

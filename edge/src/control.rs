@@ -150,29 +150,48 @@ fn wanted(edge: &Edge, url: &str) -> Result<Wanted, ControlResponse> {
 #[serde(deny_unknown_fields)]
 struct Warm {
     urls: Vec<String>,
+    #[serde(default)]
+    job: Option<String>,
 }
 
-/// `POST /v1/warm`: takes a list of URLs to fetch, all or none, and says how far the list is.
+/// `POST /v1/warm`: takes a list of URLs to fetch, all or none, and says how far the job is that they are of, or the
+/// whole list.
 pub fn warm(edge: &Edge, warmer: &Arc<Warmer>, request: &ControlRequest) -> ControlResponse {
-    let Warm { urls } = match request.json() {
+    let Warm { urls, job } = match request.json() {
         Ok(warm) => warm,
         Err(response) => return response,
     };
+    if job.as_ref().is_some_and(|job| !(1..=warm::JOB_NAME_BYTES_MAX).contains(&job.len())) {
+        let message = format!("job: expected 1 to {} bytes", warm::JOB_NAME_BYTES_MAX);
+        return ControlResponse::error(StatusCode::BAD_REQUEST, message);
+    }
     let listed: Result<Vec<Wanted>, ControlResponse> =
         urls.iter().map(|url| wanted(edge, bounded(url)?)).collect();
     match listed {
-        Ok(listed) => queue(warmer, listed),
+        Ok(listed) => queue(warmer, listed, job.as_deref()),
         Err(response) => response,
     }
 }
 
-fn queue(warmer: &Arc<Warmer>, listed: Vec<Wanted>) -> ControlResponse {
-    match warmer.add(listed) {
+fn queue(warmer: &Arc<Warmer>, listed: Vec<Wanted>, job: Option<&str>) -> ControlResponse {
+    match warmer.add(listed, job) {
         Some(progress) => ControlResponse::ok(&progress),
         None => {
-            let message = format!("more than {} URLs would be waiting", warm::QUEUE_MAX);
+            let (urls, jobs) = (warm::QUEUE_MAX, warm::JOBS_MAX);
+            let message = format!("more than {urls} URLs would be waiting, or {jobs} jobs under way");
             ControlResponse::error(StatusCode::PAYLOAD_TOO_LARGE, message)
         }
+    }
+}
+
+/// `GET /v1/warm[?job=NAME]`: how far the list is, or a job.
+pub fn warming(warmer: &Warmer, request: &ControlRequest) -> ControlResponse {
+    match warmer.progress(request.parameter("job")) {
+        Some(progress) => ControlResponse::ok(&progress),
+        None => ControlResponse::error(
+            StatusCode::NOT_FOUND,
+            "no such job: it is long ago, or the edge was restarted",
+        ),
     }
 }
 
@@ -261,7 +280,7 @@ pub async fn cached(
         .as_ref()
         .is_some_and(|presence| presence.extent == Extent::Cached && now < presence.fresh_until);
     let fetching = request.parameter("fetch") == Some("1") && !is_good;
-    if fetching && warmer.add(vec![wanted]).is_none() {
+    if fetching && warmer.add(vec![wanted], None).is_none() {
         return ControlResponse::error(StatusCode::SERVICE_UNAVAILABLE, "too many URLs wait to be fetched");
     }
     let Some(presence) = presence else {

@@ -340,7 +340,7 @@ impl Daemon for EdgeDaemon {
             }
             (&Method::GET, "/v1/origins") => control::origins(&running.edge),
             (&Method::POST, "/v1/warm") => control::warm(&running.edge, &running.warmer, &asked),
-            (&Method::GET, "/v1/warm") => ControlResponse::ok(&running.warmer.progress()),
+            (&Method::GET, "/v1/warm") => control::warming(&running.warmer, &asked),
             _ => ControlResponse::not_found(),
         }
     }

@@ -3,7 +3,8 @@
 //! A warmed URL goes the way of a client's request, collapsing included, and its body is read to the end and
 //! dropped; what may not be stored is not, and counts as failed. What is stored and fresh costs a
 //! lookup, and reading it. Only the variant of a client without preferences is fetched.
-//! The list lives in memory: a restart forgets what is left of it.
+//! The list lives in memory: a restart forgets what is left of it. Who adds to it may name a job, and ask how far that is;
+//! the last [`JOBS_MAX`] are remembered.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -23,6 +24,10 @@ pub const QUEUE_MAX: usize = 100_000;
 const AT_ONCE: usize = 8;
 /// Failures told; the last ones.
 const FAILURES_MAX: usize = 100;
+/// Jobs remembered; home has a few under way.
+pub const JOBS_MAX: usize = 64;
+/// Bytes of a job's name.
+pub const JOB_NAME_BYTES_MAX: usize = 64;
 
 /// A URL that some site here serves.
 pub struct Wanted {
@@ -70,8 +75,10 @@ pub struct Warmer {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Wanted>,
+    queue: VecDeque<(Wanted, Option<Arc<str>>)>,
     progress: Progress,
+    /// The oldest first.
+    jobs: VecDeque<(Arc<str>, Progress)>,
 }
 
 impl Warmer {
@@ -80,63 +87,111 @@ impl Warmer {
         Arc::new(Warmer { edge, state: Mutex::default() })
     }
 
-    /// Adds to the list, all or none. Gives how far it is then; `None`: there is no room.
-    pub fn add(self: &Arc<Self>, wanted: Vec<Wanted>) -> Option<Progress> {
+    /// Adds to the list, all or none, in the name of a job. Gives how far that is then, or the whole list; `None`: there is no
+    /// room.
+    pub fn add(self: &Arc<Self>, wanted: Vec<Wanted>, job: Option<&str>) -> Option<Progress> {
         let mut state = self.state.lock();
         if state.queue.len() + wanted.len() > QUEUE_MAX {
             return None;
         }
-        state.queue.extend(wanted);
+        let job = match job {
+            Some(name) => Some(state.job(name, wanted.len())?),
+            None => None,
+        };
+        state.queue.extend(wanted.into_iter().map(|wanted| (wanted, job.clone())));
         let more = state.queue.len().min(AT_ONCE - state.progress.running);
         state.progress.running += more;
         for _ in 0..more {
             tokio::spawn(self.clone().work());
         }
-        Some(state.told())
+        state.told(job.as_deref())
     }
 
-    /// How far it has come.
-    pub fn progress(&self) -> Progress {
-        self.state.lock().told()
+    /// How far it has come with a job, or with all; `None`: no such job is remembered.
+    pub fn progress(&self, job: Option<&str>) -> Option<Progress> {
+        self.state.lock().told(job)
     }
 
     async fn work(self: Arc<Self>) {
         loop {
-            let wanted = {
+            let (wanted, job) = {
                 let mut state = self.state.lock();
-                let Some(wanted) = state.queue.pop_front() else {
+                let Some((wanted, job)) = state.queue.pop_front() else {
                     state.progress.running -= 1;
                     return;
                 };
-                wanted
+                state.of_job(job.as_deref(), |progress| {
+                    progress.queued -= 1;
+                    progress.running += 1;
+                });
+                (wanted, job)
             };
             let url = wanted.url.clone();
             let fetched = fetch(&self.edge, wanted).await;
             let metrics = self.edge.cache.metrics();
             let mut state = self.state.lock();
-            let progress = &mut state.progress;
+            state.of_job(job.as_deref(), |progress| {
+                progress.running -= 1;
+                progress.count(&url, &fetched);
+            });
+            state.progress.count(&url, &fetched);
             match fetched {
-                Ok(bytes) => {
-                    metrics.warmed.one();
-                    progress.done += 1;
-                    progress.bytes += bytes;
-                }
-                Err(reason) => {
-                    metrics.warm_failed.one();
-                    progress.failed += 1;
-                    if progress.failures.len() == FAILURES_MAX {
-                        progress.failures.pop_front();
-                    }
-                    progress.failures.push_back(Failure { url, reason });
-                }
+                Ok(_) => metrics.warmed.one(),
+                Err(_) => metrics.warm_failed.one(),
             }
         }
     }
 }
 
 impl State {
-    fn told(&self) -> Progress {
-        Progress { queued: self.queue.len(), ..self.progress.clone() }
+    fn told(&self, job: Option<&str>) -> Option<Progress> {
+        match job {
+            None => Some(Progress { queued: self.queue.len(), ..self.progress.clone() }),
+            Some(job) => {
+                let known = self.jobs.iter().find(|(name, _)| **name == *job);
+                known.map(|(_, progress)| progress.clone())
+            }
+        }
+    }
+
+    /// A job that gets so many URLs more. `None`: too many are under way.
+    fn job(&mut self, name: &str, more: usize) -> Option<Arc<str>> {
+        if let Some((name, progress)) = self.jobs.iter_mut().find(|(known, _)| **known == *name) {
+            progress.queued += more;
+            return Some(name.clone());
+        }
+        if self.jobs.len() >= JOBS_MAX {
+            let done = self.jobs.iter().position(|(_, progress)| progress.queued + progress.running == 0)?;
+            self.jobs.remove(done);
+        }
+        let name: Arc<str> = name.into();
+        self.jobs.push_back((name.clone(), Progress { queued: more, ..Progress::default() }));
+        Some(name)
+    }
+
+    fn of_job(&mut self, job: Option<&str>, change: impl FnOnce(&mut Progress)) {
+        let Some(job) = job else { return };
+        if let Some((_, progress)) = self.jobs.iter_mut().find(|(name, _)| **name == *job) {
+            change(progress);
+        }
+    }
+}
+
+impl Progress {
+    fn count(&mut self, url: &str, fetched: &Result<u64, String>) {
+        match fetched {
+            Ok(bytes) => {
+                self.done += 1;
+                self.bytes += bytes;
+            }
+            Err(reason) => {
+                self.failed += 1;
+                if self.failures.len() == FAILURES_MAX {
+                    self.failures.pop_front();
+                }
+                self.failures.push_back(Failure { url: url.to_owned(), reason: reason.clone() });
+            }
+        }
     }
 }
 

@@ -65,6 +65,32 @@ async fn a_list_of_urls_is_fetched_ahead() {
     assert_eq!(told["failures"].as_array().unwrap().len(), 2, "{told}");
     assert_eq!(edge.get("/7", &[]).await.field("x-cache-status"), "HIT");
     assert_eq!(origin.requests(), 52);
+    // A job counts its own URLs alone, and jobs are found by name until many others came.
+    let of_job = |name: &str, path: &str| {
+        let body = json!({ "urls": [format!("http://{}{path}", support::HOST)], "job": name });
+        let edge = &edge;
+        async move { control(edge, Method::POST, "/v1/warm", &[], body).await }
+    };
+    for path in ["/7", "/job", "/private"] {
+        assert_eq!(of_job("deploy", path).await.0, 200);
+    }
+    edge.until("the job is done", |edge| {
+        edge.metric("nearside_edge_cache_warmed_total", &[]) == 52
+            && edge.metric("nearside_edge_cache_warm_failed_total", &[]) == 3
+    })
+    .await;
+    let job = |name: &'static str| {
+        let edge = &edge;
+        async move { control(edge, Method::GET, "/v1/warm", &[("job", name)], Value::Null).await }
+    };
+    let (_, told) = job("deploy").await;
+    assert_eq!((told["done"].as_u64(), told["failed"].as_u64()), (Some(2), Some(1)), "{told}");
+    for at in 0..nearside_edge::warm::JOBS_MAX as u64 {
+        assert_eq!(of_job(&at.to_string(), "/7").await.0, 200);
+        edge.until("it is done", |edge| edge.metric("nearside_edge_cache_warmed_total", &[]) == 53 + at)
+            .await;
+    }
+    assert_eq!(job("deploy").await.0, 404, "forgotten");
     let elsewhere = json!({ "urls": ["http://elsewhere.test/"] });
     assert_eq!(control(&edge, Method::POST, "/v1/warm", &[], elsewhere).await.0, 404);
     let many =

@@ -66,7 +66,7 @@ fn a_purge_missed_while_away_is_made_up_for() {
     fleet.process("fra").signal("TERM");
     fleet.process("fra").wait_end(SOON * 2);
     let purge = fleet.nearside(&["purge", "http://www.cdn.test:8080/hello"]);
-    assert_eq!(purge.code, Some(1), "one PoP did not acknowledge: {purge:?}");
+    assert_eq!(purge.code, Some(4), "one PoP did not acknowledge: {purge:?}");
     assert!(purge.stdout.contains("fra"), "{purge:?}");
     fleet.start("fra");
     fleet.wait_serving("fra");
@@ -82,6 +82,84 @@ fn a_purge_missed_while_away_is_made_up_for() {
         }
     });
     assert_eq!(fleet.http("fra", "/hello").send().header("x-cache-status"), "MISS");
+}
+
+#[test]
+fn an_edge_that_was_away_for_longer_than_the_journal_reaches_doubts_all_it_holds() {
+    let mut fleet = Fleet::governed();
+    for path in ["/hello", "/other"] {
+        fleet.http("fra", path).send();
+        assert_eq!(fleet.http("fra", path).send().header("x-cache-status"), "HIT");
+    }
+    fleet.process("fra").signal("TERM");
+    fleet.process("fra").wait_end(SOON);
+    for path in ["/hello", "/a", "/b"] {
+        let purge = fleet.nearside(&["purge", &format!("http://www.cdn.test{path}"), "--wait", "5s"]);
+        assert_eq!(purge.code, Some(4), "{purge:?}");
+    }
+    // As after a hundred thousand more: home keeps only the last one.
+    fleet.process("controller").kill();
+    let database = fleet.state_dir("home").join("nearside.db").display().to_string();
+    let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); \
+                  c.execute('DELETE FROM purge WHERE sequence < 3'); c.commit()";
+    let trimmed = process::run(std::process::Command::new("python3").args(["-c", script, &database]));
+    assert_eq!(trimmed.code, Some(0), "{trimmed:?}");
+    fleet.start_controller();
+    fleet.start("fra");
+    fleet.wait_serving("fra");
+    fleet.wait_current(&["fra".to_owned()], SOON);
+    // Nobody can say what was purged meanwhile, so nothing is served as it is: the origin is asked whether it still holds.
+    for path in ["/hello", "/other"] {
+        let asked = fleet.origin.of(path);
+        assert_eq!(fleet.http("fra", path).send().status, 200);
+        let what = format!("the origin is asked for {path}");
+        wait::until(&what, SOON, || if fleet.origin.of(path) > asked { Ok(()) } else { Err("not yet") });
+    }
+    wait::until("what it holds is believed again", SOON, || {
+        let got = fleet.http("fra", "/other").send();
+        if got.header("x-cache-status") == "HIT" { Ok(()) } else { Err(format!("{got:?}")) }
+    });
+}
+
+#[test]
+fn what_is_warmed_is_there_and_home_knows_where() {
+    let mut fleet = Fleet::governed();
+    let urls: Vec<String> = (0..300).map(|at| format!("http://www.cdn.test/deploy/{at}")).collect();
+    let list = fleet.path("urls.txt");
+    std::fs::write(&list, format!("# a deploy\n{}\n", urls.join("\n"))).unwrap();
+    let file = list.display().to_string();
+    let warm = fleet.nearside(&["warm", &file, "--pop", "fra", "--pop", "nyc", "--json"]);
+    assert_eq!(warm.code, Some(0), "{warm:?}");
+    let told: serde_json::Value = serde_json::from_str(&warm.stdout).unwrap();
+    for pop in 0..2 {
+        assert_eq!(told["pops"][pop]["done"], 300, "{told}");
+    }
+    assert_eq!(fleet.http("nyc", "/deploy/299").send().header("x-cache-status"), "HIT");
+    let states = |fleet: &Fleet| {
+        let cached = fleet.nearside(&["cached", "http://www.cdn.test/deploy/7", "--json"]);
+        let told: serde_json::Value = serde_json::from_str(&cached.stdout).unwrap_or_default();
+        let pops = told["pops"].as_array().cloned().unwrap_or_default();
+        let states: Vec<String> =
+            pops.iter().map(|pop| pop["state"].as_str().unwrap_or_default().to_owned()).collect();
+        (cached.code, states)
+    };
+    let owned = |states: [&str; 3]| states.map(str::to_owned).to_vec();
+    assert_eq!(states(&fleet), (Some(0), owned(["cached", "cached", "absent"])));
+    // Some can't be stored, and the command says which.
+    let some = fleet.nearside(&[
+        "warm",
+        "http://www.cdn.test/uncacheable/x",
+        "http://www.cdn.test/ok",
+        "--pop",
+        "sin",
+    ]);
+    assert_eq!(some.code, Some(4), "{some:?}");
+    assert!(some.stdout.contains("/uncacheable/x: "), "{some:?}");
+    let unknown = fleet.nearside(&["warm", "http://www.cdn.test/ok", "--pop", "xyz"]);
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    assert!(unknown.stderr.contains("there are: fra, nyc, sin"), "{unknown:?}");
+    fleet.process("sin").kill();
+    assert_eq!(states(&fleet), (Some(4), owned(["cached", "cached", "unknown"])));
 }
 
 #[test]

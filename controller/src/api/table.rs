@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use http::Method;
 use nearside_node::{Access, ControlRequest, ControlResponse, Route, metrics::Metrics};
 
-use super::{certificates, drains, events, explain, publish, purges, status};
+use super::{certificates, drains, events, explain, publish, purges, status, warm};
 use crate::serve::Controller;
 
 /// A request that was found in the table, from a caller that may make it.
@@ -54,6 +54,13 @@ pub static ROUTES: &[Route<Handle>] = &[
     }),
     row(Method::GET, "/v1/purges/{number}", Access::Deploy, "How far a purge of late is", |call| {
         Box::pin(purges::progress(call))
+    }),
+    row(Method::POST, "/v1/warm", Access::Deploy, "Fetches URLs ahead", |call| Box::pin(warm::post(call))),
+    row(Method::GET, "/v1/warm/{job}", Access::Deploy, "How far a warm job of late is", |call| {
+        Box::pin(warm::progress(call))
+    }),
+    row(Method::GET, "/v1/cached", Access::Deploy, "Whether a URL is cached, by PoP", |call| {
+        Box::pin(warm::cached(call))
     }),
     row(Method::POST, "/v1/drains", Access::Change, "Takes a PoP out of all answers", |call| {
         Box::pin(drains::post(call))

@@ -23,6 +23,7 @@ mod init;
 mod publish;
 mod purge;
 mod status;
+mod warm;
 
 /// For what the controller answers from memory, and for what it does with the whole fleet.
 const QUICK: Duration = Duration::from_secs(10);
@@ -128,6 +129,19 @@ enum Command {
         Exit codes: 0 every PoP has acknowledged, 1 nothing was purged, 3 the controller can't be reached,\n  \
         4 taken, but some PoPs have not acknowledged within --wait: they get it when they can be reached")]
     Purge(purge::PurgeArgs),
+    /// Fetches URLs ahead, at every PoP or some
+    #[command(after_help = "Examples:\n  \
+        nearside warm https://www.example.org/ https://www.example.org/app.js\n  \
+        nearside warm urls.txt --pop fra --rate 20\n\n\
+        Exit codes: 0 all are stored everywhere, 1 none is, 4 some are")]
+    Warm(warm::WarmArgs),
+    /// Says at which PoPs a URL is cached
+    #[command(after_help = "Examples:\n  nearside cached https://www.example.org/app.js\n\n\
+        Exit codes: 0 every PoP has answered, 4 some could not be asked")]
+    Cached {
+        /// Which
+        url: String,
+    },
     /// Takes a PoP out of the answers of all DNS nodes
     #[command(after_help = "Examples:\n  nearside drain fra --for 1h --reason \"new disk\"")]
     Drain {
@@ -226,6 +240,8 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
             publish::settle(at, &outcome, wait).await
         }
         Command::Purge(what) => purge::purge(at, &what).await,
+        Command::Warm(what) => warm::warm(at, &what).await,
+        Command::Cached { url } => warm::cached(at, &url).await,
         Command::Drain { pop, lasts, reason } => {
             let body = DrainRequest { pop, seconds: lasts.map(|lasts| lasts.as_secs()), reason };
             let _: serde_json::Value = at.post("/v1/drains", json(&body)).await?;
