@@ -17,5 +17,6 @@ pub mod request;
 pub mod site;
 pub mod stats;
 pub mod tls;
+pub mod transform;
 pub mod warm;
 pub mod worker;

@@ -24,6 +24,7 @@ use crate::{
     request::Edge,
     stats::SiteStats,
     tls::Resolver,
+    transform::stats::{End, Kind as Made, OfKind},
 };
 
 /// Registers the edge's collector.
@@ -54,6 +55,7 @@ impl Collector for EdgeCollector {
         self.gates(&mut encoder)?;
         self.origins(&mut encoder)?;
         self.cache(&mut encoder)?;
+        self.transforms(&mut encoder)?;
         self.certificates(&mut encoder)
     }
 }
@@ -378,6 +380,46 @@ impl EdgeCollector {
             }
         }
         Ok(())
+    }
+
+    /// What was made of stored responses.
+    fn transforms(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let workshop = &self.edge.workshop;
+        let help = "What was to be made of stored responses, by how that ended";
+        let mut family = encoder.encode_descriptor("transforms", help, None, MetricType::Counter)?;
+        for kind in Made::ALL {
+            for end in End::ALL {
+                let labels = [("kind", kind.name()), ("end", end.name())];
+                labelled(&mut family, &labels, &ConstCounter::new(workshop.stats.of(kind).ended(end)))?;
+            }
+        }
+        type Pick = fn(&OfKind) -> u64;
+        const SUMS: [(&str, &str, Pick); 4] = [
+            ("transforms_served", "Responses sent in a form that was made here", |of| {
+                of.served.load(Relaxed)
+            }),
+            ("transform_input_bytes", "Bytes of which other forms were made", |of| {
+                of.input_bytes.load(Relaxed)
+            }),
+            ("transform_output_bytes", "Bytes that were made of them", |of| of.output_bytes.load(Relaxed)),
+            ("transform_work_us", "Time that threads spent making them, microseconds", |of| {
+                of.work_us.load(Relaxed)
+            }),
+        ];
+        for (name, help, pick) in SUMS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for kind in Made::ALL {
+                let value = ConstCounter::new(pick(workshop.stats.of(kind)));
+                labelled(&mut family, &[("kind", kind.name())], &value)?;
+            }
+        }
+        counter(encoder, "transform_panics", "Transformations that panicked", workshop.pool().panics())?;
+        gauge(
+            encoder,
+            "transforms_waiting",
+            "Transformations that wait for a thread",
+            workshop.pool().waiting() as f64,
+        )
     }
 
     fn certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -474,7 +474,7 @@ impl Purges {
             }
         };
         see(&table.all);
-        table.urls.get(subject.key.as_str()).into_iter().for_each(&mut see);
+        table.urls.get(subject.key.source()).into_iter().for_each(&mut see);
         for tag in subject.tags {
             table.tags.get(tag).into_iter().for_each(&mut see);
         }

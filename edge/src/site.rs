@@ -50,6 +50,8 @@ pub struct Site {
     pub places: Arc<Places>,
     /// Who may ask, if not everybody.
     pub gates: Option<Arc<Gates>>,
+    /// What is made of its stored responses, as configured.
+    pub transform: config::transform::SiteTransform,
 }
 
 /// All sites by host.
@@ -175,6 +177,7 @@ impl Site {
             share: last.map_or_else(Arc::default, |last| last.share.clone()),
             places: places.clone(),
             gates: None,
+            transform: site.transform.clone(),
         })
     }
 }

@@ -9,6 +9,7 @@ pub mod acme;
 pub mod front;
 pub mod gates;
 mod storage;
+pub mod transform;
 pub mod webhook;
 
 pub use self::storage::{BucketStyle, Storage, StorageKind};
@@ -381,6 +382,8 @@ pub struct Site {
     pub gates: Gates,
     /// What a gigabyte (10^9 bytes) from its origin costs, where it is not what the fleet's do.
     pub price_per_gb: Option<f64>,
+    /// What is made of its stored responses.
+    pub transform: transform::SiteTransform,
 }
 
 impl Site {

@@ -211,7 +211,9 @@ impl Lease {
         let old = &validated.object;
         let owner = (self.key.clone(), self.hash);
         let content = old.content.clone();
-        let object = Arc::new(Object::new(&Arc::downgrade(&cache), owner, self.tick, meta, content));
+        let mut object = Object::new(&Arc::downgrade(&cache), owner, self.tick, meta, content);
+        object.generation = old.generation;
+        let object = Arc::new(object);
         if old.heat.is_warm() {
             object.heat.bump();
         }

@@ -1,6 +1,6 @@
 //! Reads of the disk tier: what the page cache holds inline, the rest where waiting is allowed.
 //!
-//! The only `unsafe` of the edge. A worker thread serves thousands of connections; a read that waits for the disk would
+//! With `transform/niceness.rs` the only `unsafe` of the edge. A worker thread serves thousands of connections; a read that waits for the disk would
 //! stop them all, so it reads inline what is cached and hands the rest to the blocking pool. Never mmap: a cold
 //! fault stalls the thread just the same, and a truncated file kills the process.
 #![allow(unsafe_code)]

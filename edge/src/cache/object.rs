@@ -75,6 +75,8 @@ pub struct Object {
     pub(super) hash: KeyHash,
     /// Tick at which its fetch began: its identity, and what purges compare.
     pub(super) id: u64,
+    /// Tick at which the fetch of its content began: stays when a revalidation gives it a new head.
+    pub(super) generation: u64,
     meta: Meta,
     tags: Box<[Box<str>]>,
     pub(super) content: Content,
@@ -108,6 +110,7 @@ impl Object {
             key,
             hash,
             id,
+            generation: id,
             tags: crate::purge::tags(&meta.headers),
             meta,
             content,
@@ -124,6 +127,17 @@ impl Object {
     /// Its head. Cloning `headers` copies no field value.
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &CacheKey {
+        &self.key
+    }
+
+    /// Identifies its content: objects with the same number hold the same bytes, also over restarts. Two with different
+    /// numbers may hold the same all the same.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Length of the whole content; `None` while a fill of undeclared length runs.

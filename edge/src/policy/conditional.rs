@@ -26,6 +26,14 @@ impl EntityTag {
         (!opaque.is_empty()).then(|| EntityTag { weak: weak || !well_formed, opaque: opaque.into() })
     }
 
+    /// A strong tag of these very bytes.
+    pub fn of(content: &[u8]) -> EntityTag {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, content);
+        // 128 bits tell apart whatever is stored under one URL.
+        let digits: String = digest.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        EntityTag { weak: false, opaque: format!("\"{digits}\"").into_bytes().into() }
+    }
+
     /// Weak comparison (RFC 9110 §8.8.3.2): the same content for most purposes.
     pub fn matches_weakly(&self, other: &EntityTag) -> bool {
         self.opaque == other.opaque

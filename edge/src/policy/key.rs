@@ -55,12 +55,15 @@ impl Target {
 /// The primary cache key: site, scheme where it matters, host, path, canonical query.
 ///
 /// One string, compared exactly: `site SP [scheme] SP host path ["?" query]`. A site's name and a
-/// normalised host hold no space, a path starts with `/`, so no two keys share a spelling.
+/// normalised host hold no space, a path starts with `/`, so no two keys share a spelling. What is made of a stored response
+/// lies under that response's key, followed by a space and what it is: no request can spell that.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CacheKey {
     text: Box<str>,
     host_at: u32,
     path_at: u32,
+    /// Where the key of the source ends; the text's end, for what came from an origin.
+    source_end: u32,
 }
 
 impl CacheKey {
@@ -82,7 +85,24 @@ impl CacheKey {
             text.push('?');
             text.push_str(query);
         }
-        CacheKey { text: text.into_boxed_str(), host_at, path_at }
+        let source_end = text.len() as u32;
+        CacheKey { text: text.into_boxed_str(), host_at, path_at, source_end }
+    }
+
+    /// The key of what was made of the response under this key. `made` says what it is; without spaces.
+    pub fn derived(&self, made: &str) -> CacheKey {
+        let text = format!("{} {made}", self.source()).into_boxed_str();
+        CacheKey { text, ..*self }
+    }
+
+    /// Whether it is of something made here.
+    pub fn is_derived(&self) -> bool {
+        (self.source_end as usize) < self.text.len()
+    }
+
+    /// The key of the response that it was made of: itself, for what came from an origin. Purges go by it.
+    pub fn source(&self) -> &str {
+        &self.text[..self.source_end as usize]
     }
 
     /// Reads back what [`CacheKey::as_str`] gave; `None` where it is no key.
@@ -91,10 +111,12 @@ impl CacheKey {
         let (scheme, rest) = rest.split_once(' ')?;
         let host_at = site.len() + scheme.len() + 2;
         let path_at = host_at + rest.find('/')?;
+        let source_end = text[path_at..].find(' ').map_or(text.len(), |space| path_at + space);
         Some(CacheKey {
             text: text.into(),
             host_at: u32::try_from(host_at).ok()?,
             path_at: u32::try_from(path_at).ok()?,
+            source_end: u32::try_from(source_end).ok()?,
         })
     }
 
@@ -115,7 +137,7 @@ impl CacheKey {
 
     /// Normalised path, then `?` and the canonical query where there is one.
     pub fn path_and_query(&self) -> &str {
-        &self.text[self.path_at as usize..]
+        &self.text[self.path_at as usize..self.source_end as usize]
     }
 
     /// Normalised path.
@@ -330,5 +352,11 @@ mod tests {
         assert_eq!(key.path(), "/x%20y");
         assert_eq!(key.path_and_query(), "/x%20y?q=1?2");
         assert_eq!(CacheKey::parse("nonsense"), None);
+        let made = key.derived("br");
+        assert_eq!(made.as_str(), "site https a.test/x%20y?q=1?2 br");
+        assert_eq!(CacheKey::parse(made.as_str()), Some(made.clone()));
+        assert_eq!((made.source(), made.path_and_query()), (key.as_str(), key.path_and_query()));
+        assert_eq!(made.derived("gzip"), key.derived("gzip"), "of the source, not of what was made of it");
+        assert_ne!(made, key);
     }
 }

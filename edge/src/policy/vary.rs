@@ -165,7 +165,7 @@ fn preference(name: &HeaderName, member: &[u8]) -> Vec<u8> {
 }
 
 /// A qvalue (RFC 9110 §12.4.2) in thousandths.
-fn thousandths(text: &[u8]) -> Option<u16> {
+pub fn thousandths(text: &[u8]) -> Option<u16> {
     let (whole, fraction) = match text {
         [whole] => (*whole, &[][..]),
         [whole, b'.', fraction @ ..] if fraction.len() <= 3 => (*whole, fraction),

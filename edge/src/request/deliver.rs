@@ -61,6 +61,9 @@ pub(super) fn object_with(
 ) -> Answer {
     let mut status = object.meta().status;
     exchange.site.rules.for_client(exchange.target.path(), status, &mut fields);
+    if let Some(shape) = &exchange.shape {
+        shape.label(exchange, object, &mut fields);
+    }
     let body = if serve.precondition == Precondition::NotModified {
         status = StatusCode::NOT_MODIFIED;
         fields = headers::not_modified(fields);
@@ -119,6 +122,15 @@ fn content(
         (&Method::HEAD, _) => Body::empty(),
         (_, Some(whole)) if whole.len() <= FRAME_BYTES => resident(object, 0, whole.clone()),
         _ => Body::stored(Stored::mended(exchange, object, None)),
+    }
+}
+
+/// All of an object that was made here, and can't be mended.
+pub(super) fn whole(method: &Method, object: &Arc<Object>) -> Body {
+    match (method, object.whole()) {
+        (&Method::HEAD, _) => Body::empty(),
+        (_, Some(whole)) if whole.len() <= FRAME_BYTES => resident(object, 0, whole.clone()),
+        _ => Body::stored(Stored::plain(object, None)),
     }
 }
 

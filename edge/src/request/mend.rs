@@ -58,7 +58,9 @@ impl Stored {
     /// Of an object, `span` (`None`: all), mended where that can be done.
     pub(super) fn mended(exchange: &Arc<Exchange>, object: &Arc<Object>, span: Option<Span>) -> Stored {
         let is_strong = object.meta().validators.etag.as_ref().is_some_and(|tag| !tag.weak);
-        let left = object.length().filter(|_| is_strong).map(|length| match &span {
+        // The origin never had what was made here.
+        let is_origins = !object.key().is_derived();
+        let left = object.length().filter(|_| is_strong && is_origins).map(|length| match &span {
             Some(span) => span.start..span.end.min(length),
             None => 0..length,
         });

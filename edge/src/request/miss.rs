@@ -250,6 +250,9 @@ async fn lead(
                 // Less came than was asked for: the rest is a gap like any.
                 return partial::answer(exchange, &object, &serve, account, Outcome::Miss).await;
             }
+            if exchange.shape.as_ref().is_some_and(|shape| shape.wants_image()) {
+                return partial::answer(exchange, &object, &serve, account, Outcome::Miss).await;
+            }
             Ok(deliver::object_with(exchange, &object, &serve, fields, &account, Outcome::Miss))
         }
         Led::Updated(object, news) => {

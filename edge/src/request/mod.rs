@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`gate`] is Recv and Gate; this file looks up and chooses; [`miss`], [`partial`] and [`pass`] ask
-//! the origin, [`mend`] once more where the store's copy gives out; [`deliver`] makes the head. What may be decided about HTTP is decided by `policy`, what is kept is
+//! the origin, [`mend`] once more where the store's copy gives out; [`derive`] and [`deliver`] make the head. What may be decided about HTTP is decided by `policy`, what is kept is
 //! kept by `cache`; here only the order of things lives. Errors are [`Refusal`]s all the way and become
 //! statuses in [`refusal`].
 //!
@@ -18,6 +18,7 @@
 
 pub mod body;
 pub mod deliver;
+pub mod derive;
 pub mod forward;
 pub mod frontage;
 pub mod gate;
@@ -47,7 +48,14 @@ use http_body::Body as _;
 use smallvec::SmallVec;
 
 pub use self::{body::Body, gate::HEALTH_PATH, incoming::Incoming, refusal::Refusal};
-use self::{gate::Gated, interim::InterimSink, log::Access, miss::Need, tunnel::Upgrade};
+use self::{
+    derive::{Query, Shape},
+    gate::Gated,
+    interim::InterimSink,
+    log::Access,
+    miss::Need,
+    tunnel::Upgrade,
+};
 use crate::{
     cache::{Cache, Candidates},
     gates,
@@ -58,6 +66,7 @@ use crate::{
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
     site::{Site, Sites},
     stats::{Outcome, SiteStats},
+    transform::Workshop,
 };
 
 /// hyper asks for an error type; a handler of ours always answers.
@@ -110,6 +119,8 @@ pub struct Edge {
     pub load: Arc<Load>,
     /// What became of limits that the fleet shares.
     pub shared: gates::shared::Stats,
+    /// Makes things of what is stored.
+    pub workshop: Arc<Workshop>,
     serving: AtomicU8,
 }
 
@@ -124,6 +135,8 @@ impl Edge {
             hints: RandomState::new(),
             load: Arc::default(),
             shared: gates::shared::Stats::default(),
+            // Half of the machine at most, and below the workers: they come first.
+            workshop: Workshop::new(workers / 2),
             serving: AtomicU8::new(Serving::Starting as u8),
         })
     }
@@ -169,6 +182,8 @@ pub struct Exchange {
     method: Method,
     headers: HeaderMap,
     interim: Option<InterimSink>,
+    /// What it wants of the site's transformations, if there are any.
+    shape: Option<Box<Shape>>,
 }
 
 impl Exchange {
@@ -195,6 +210,7 @@ impl Exchange {
             method: Method::GET,
             headers,
             interim: None,
+            shape: None,
         })
     }
 
@@ -313,8 +329,19 @@ pub async fn handle_within(
         }
     };
     let Reach { interim, upgrade } = reach;
-    let (parts, incoming) = request.into_parts();
-    let target = Target::new(&host, parts.uri.path(), parts.uri.query(), &site.rules.query);
+    let (mut parts, incoming) = request.into_parts();
+    let (shape, query) = match Shape::read(&site, client, &parts.uri, &mut parts.headers) {
+        Ok(read) => read,
+        Err(refusal) => {
+            let request = Request::from_parts(parts, incoming);
+            return finish_local(edge, client, &request, refusal.answer(), started, Some((&site, &host)));
+        }
+    };
+    let query = match &query {
+        Query::AsAsked => parts.uri.query(),
+        Query::Left(rest) => rest.as_deref(),
+    };
+    let target = Target::new(&host, parts.uri.path(), query, &site.rules.query);
     let key = CacheKey::new(&site.name, None, &target);
     let exchange = Arc::new(Exchange {
         edge: edge.clone(),
@@ -326,6 +353,7 @@ pub async fn handle_within(
         method: parts.method,
         headers: parts.headers,
         interim,
+        shape,
     });
     let answer = match lookup(&exchange, incoming, upgrade).await {
         Ok(answer) => answer,

@@ -20,7 +20,7 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use super::{
-    Answer, Body, Exchange, Refusal, deliver,
+    Answer, Body, Exchange, Refusal, deliver, derive,
     miss::{self, Times},
     now,
 };
@@ -52,9 +52,15 @@ pub(super) async fn answer(
     exchange: &Arc<Exchange>,
     object: &Arc<Object>,
     serve: &Serve,
-    account: CacheStatus,
+    mut account: CacheStatus,
     outcome: Outcome,
 ) -> Result<Answer, Refusal> {
+    if let Some(shape) = &exchange.shape {
+        match Box::pin(derive::answer(exchange, shape, object, serve, &account, outcome)).await {
+            Ok(answer) => return Ok(answer),
+            Err(why) => account.detail = account.detail.or(why),
+        }
+    }
     let Some(spans) = lacking(exchange, object, serve) else {
         return Ok(deliver::object(exchange, object, serve, &account, outcome));
     };

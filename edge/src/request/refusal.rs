@@ -45,6 +45,8 @@ pub enum Refusal {
     BodyTooLarge,
     /// As many requests of the site as may be are in flight.
     SiteBusy,
+    /// An image in a size or quality that may not be asked for.
+    BadImageQuery,
     /// `only-if-cached`, and it is not.
     NotCached,
     /// The origin gave no answer; the status is policy's choice.
@@ -98,9 +100,11 @@ impl Refusal {
 
     fn status(&self) -> StatusCode {
         match self {
-            Refusal::BadHost | Refusal::HostMismatch | Refusal::BadTarget | Refusal::UpgradeWithContent => {
-                StatusCode::BAD_REQUEST
-            }
+            Refusal::BadHost
+            | Refusal::HostMismatch
+            | Refusal::BadTarget
+            | Refusal::BadImageQuery
+            | Refusal::UpgradeWithContent => StatusCode::BAD_REQUEST,
             Refusal::TargetTooLong => StatusCode::URI_TOO_LONG,
             Refusal::UnknownHost | Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -138,6 +142,7 @@ impl Refusal {
             Refusal::Loop => "loop",
             Refusal::BodyTooLarge => "body-too-large",
             Refusal::SiteBusy => "site-busy",
+            Refusal::BadImageQuery => "bad-image-query",
             Refusal::NotCached => "not-cached",
             Refusal::Origin(_, error) => error.reason(),
             Refusal::OthersFailed => "origin-failed-for-others",

@@ -9,6 +9,7 @@ use toml::de::DeValue;
 use super::{
     check_name, front, gates, keys, once, origin,
     reader::{Section, Value, integer, members},
+    transform,
 };
 use crate::{
     config::{
@@ -57,7 +58,21 @@ fn site(name: Id, section: &Section<'_>, pops: &BTreeMap<Id, Pop>, shares: bool)
     let shields = shields(section, pops);
     let gates = gates::gates(section, shares);
     let price_per_gb = section.number("price_per_gb", 0.0, PRICE_MAX);
-    Some(Site { name, hosts, origins, balance, shields, tls, http3, cache, front, gates, price_per_gb })
+    let transform = transform::site(section);
+    Some(Site {
+        name,
+        hosts,
+        origins,
+        balance,
+        shields,
+        tls,
+        http3,
+        cache,
+        front,
+        gates,
+        price_per_gb,
+        transform,
+    })
 }
 
 /// PoPs that other edges can reach: a shield without a listener or an address would never be asked.

@@ -86,6 +86,8 @@ pub(crate) const SITE: &[&str] = &[
     "limits",
     "gates",
     "price_per_gb",
+    "compress",
+    "images",
 ];
 pub(crate) const GATES: &[&str] = &["secret", "network", "place", "rate", "concurrency", "waf", "bandwidth"];
 pub(crate) const GATE_SECRET: &[&str] = &["name", "values", "mode", "log"];
@@ -160,6 +162,8 @@ pub(crate) const CACHE: &[&str] = &[
     "rule",
 ];
 pub(crate) const CACHE_RULE: &[&str] = &["path", "extensions", "status", "ttl", "client_cache_control"];
+pub(crate) const COMPRESS: &[&str] = &["codings", "types", "min", "max"];
+pub(crate) const IMAGES: &[&str] = &["formats", "widths", "heights", "qualities", "quality", "max", "wait"];
 pub(crate) const QUERY: &[&str] = &["only", "except"];
 pub(crate) const CONTROLLER: &[&str] =
     &["listen", "metrics", "publish", "certificates", "webhook", "price_per_gb", "currency"];
@@ -209,6 +213,8 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("shared_limits", SHARED_LIMITS),
     ("site.NAME.cache", CACHE),
     ("site.NAME.cache.rule", CACHE_RULE),
+    ("site.NAME.compress", COMPRESS),
+    ("site.NAME.images", IMAGES),
     ("controller", CONTROLLER),
     ("controller.webhook.NAME", WEBHOOK),
     ("acme", ACME),

@@ -13,6 +13,7 @@ mod origin;
 mod reader;
 mod steering;
 mod storage;
+mod transform;
 mod webhook;
 
 use std::{
