@@ -9,6 +9,7 @@ pub mod drains;
 pub mod events;
 pub mod limits;
 pub mod purges;
+pub mod route;
 pub mod table;
 pub mod warm;
 

@@ -18,6 +18,7 @@ pub mod home;
 pub mod journal;
 pub mod nodes;
 pub mod purge;
+pub mod route;
 pub mod serve;
 pub mod warm;
 pub mod webhooks;

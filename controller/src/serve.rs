@@ -37,6 +37,7 @@ use crate::{
     journal::{Drain, Journal, JournalError},
     nodes::{Desired, Kind, Node, Phase, Status},
     purge::{NotTaken, Purger, board::Order},
+    route::Router,
     warm::{self, Job, Jobs},
     webhooks::{self, Webhooks},
 };
@@ -105,6 +106,7 @@ pub struct Controller {
     journal: Arc<Journal>,
     purger: Purger,
     warming: Jobs,
+    router: Router,
     events: Events,
     webhooks: Webhooks,
     fleet_file: PathBuf,
@@ -167,6 +169,7 @@ impl Controller {
             journal,
             purger,
             warming: Jobs::default(),
+            router: Router::default(),
             events,
             webhooks,
             fleet_file,
@@ -328,6 +331,16 @@ impl Controller {
         let order = self.purger.order(scopes, mode, who, edges).await?;
         self.counters.purges.inc_by(scopes.len() as u64);
         Ok(order)
+    }
+
+    /// What is published; `None` before the first good state.
+    pub fn config(&self) -> Option<Config> {
+        self.inner.lock().config.clone()
+    }
+
+    /// Says which PoP is best for a client.
+    pub fn router(&self) -> &Router {
+        &self.router
     }
 
     /// Has edges fetch URLs ahead. `None`: too many such jobs are under way.

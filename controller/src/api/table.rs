@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use http::Method;
 use nearside_node::{Access, ControlRequest, ControlResponse, Route, metrics::Metrics};
 
-use super::{certificates, drains, events, explain, publish, purges, status, warm};
+use super::{certificates, drains, events, explain, publish, purges, route, status, warm};
 use crate::serve::Controller;
 
 /// A request that was found in the table, from a caller that may make it.
@@ -61,6 +61,9 @@ pub static ROUTES: &[Route<Handle>] = &[
     }),
     row(Method::GET, "/v1/cached", Access::Deploy, "Whether a URL is cached, by PoP", |call| {
         Box::pin(warm::cached(call))
+    }),
+    row(Method::GET, "/v1/route", Access::Deploy, "The best PoP for a client", |call| {
+        Box::pin(route::get(call))
     }),
     row(Method::POST, "/v1/drains", Access::Change, "Takes a PoP out of all answers", |call| {
         Box::pin(drains::post(call))

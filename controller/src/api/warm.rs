@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Method, StatusCode};
 use nearside_fleet::purge::TEXT_BYTES_MAX;
-use nearside_node::ControlResponse;
+use nearside_node::{ControlResponse, control::TokenRole};
 use serde::{Deserialize, Serialize};
 
 use super::{encode, purges::WAIT_MAX, table::Call};
@@ -89,6 +89,9 @@ pub(super) async fn post(call: Call) -> ControlResponse {
     if asked.urls.iter().map(String::len).sum::<usize>() > URLS_BYTES_MAX {
         return bad(format!("more than {URLS_BYTES_MAX} bytes of URLs in one job"));
     }
+    if let Some(refused) = foreign(&call, asked.urls.iter().map(String::as_str)) {
+        return refused;
+    }
     if asked.per_second.is_some_and(|rate| !(rate > 0.0 && rate <= RATE_MAX)) {
         return bad(format!("per_second: expected more than 0, at most {RATE_MAX}"));
     }
@@ -134,17 +137,21 @@ pub(super) async fn cached(call: Call) -> ControlResponse {
     if let Some(reason) = wrong_url(url) {
         return bad(reason);
     }
+    if let Some(refused) = foreign(&call, [url]) {
+        return refused;
+    }
     let path = format!("/v1/cached?url={}", encode(url));
     let asking = call.controller.nodes(Kind::Edge).into_iter().map(|node| {
         let path = path.clone();
-        async move { at_pop(node.peer(), &path).await }
+        async move { at_pop(node.peer(), &path).await.0 }
     });
     let mut pops: Vec<AtPop> = stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).collect().await;
     pops.sort_by(|one, other| one.pop.cmp(&other.pop));
     ControlResponse::ok(&CachedAnswer { url: url.to_owned(), pops })
 }
 
-async fn at_pop(peer: &Peer, path: &str) -> AtPop {
+/// Asks one edge; whether it fetches the URL too.
+pub(super) async fn at_pop(peer: &Peer, path: &str) -> (AtPop, bool) {
     #[derive(Deserialize)]
     struct Said {
         state: String,
@@ -152,6 +159,8 @@ async fn at_pop(peer: &Peer, path: &str) -> AtPop {
         bytes: Option<u64>,
         length: Option<u64>,
         fresh_until: Option<u64>,
+        #[serde(default)]
+        fetching: bool,
     }
     let pop = peer.name.clone();
     let asked = async { peer.ask(Method::GET, path, Bytes::new(), CACHED).await?.good()?.json::<Said>() };
@@ -165,15 +174,37 @@ async fn at_pop(peer: &Peer, path: &str) -> AtPop {
         error: Some(error),
     };
     match asked.await {
-        Ok(Said { state, age_seconds, bytes, length, fresh_until }) => {
-            AtPop { pop, state, age_seconds, bytes, length, fresh_until, error: None }
+        Ok(Said { state, age_seconds, bytes, length, fresh_until, fetching }) => {
+            (AtPop { pop, state, age_seconds, bytes, length, fresh_until, error: None }, fetching)
         }
-        Err(ClientError::Status { message, .. }) => unknown(message),
-        Err(error) => unknown(error.to_string()),
+        Err(ClientError::Status { message, .. }) => (unknown(message), false),
+        Err(error) => (unknown(error.to_string()), false),
     }
 }
 
-fn wrong_url(url: &str) -> Option<String> {
+/// 403, where a deployer's token is for other sites than one of these URLs is of.
+pub(super) fn foreign<'u>(call: &Call, urls: impl IntoIterator<Item = &'u str>) -> Option<ControlResponse> {
+    let grant = call.request.role.token().filter(|grant| grant.role == TokenRole::Deployer)?;
+    let config = call.controller.config();
+    for url in urls {
+        let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let host = host.split(['/', '?', '#', ':']).next().unwrap_or(host).to_ascii_lowercase();
+        let wildcard = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        let site = config.as_ref().and_then(|config| {
+            config.sites.values().find(|site| {
+                site.hosts.iter().any(|known| *known == host || Some(known) == wildcard.as_ref())
+            })
+        });
+        if site.is_none_or(|site| !grant.sites.contains(&site.name)) {
+            let message =
+                format!("token {} may for {} only: {url} is not theirs", grant.token, grant.sites.join(", "));
+            return Some(ControlResponse::error(StatusCode::FORBIDDEN, message));
+        }
+    }
+    None
+}
+
+pub(super) fn wrong_url(url: &str) -> Option<String> {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let has_host = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
     if !has_host || url.len() > TEXT_BYTES_MAX {
