@@ -18,6 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("nearside-dns", &["nearside-geoip", "nearside-zones", "nearside-fleet", "nearside-node"]),
     ("nearside-edge", &["nearside-geoip", "nearside-fleet", "nearside-node"]),
     ("nearside-controller", &["nearside-geoip", "nearside-zones", "nearside-fleet", "nearside-node"]),
+    ("nearside-client", &[]),
     ("nearside-bench", &[]),
 ];
 
