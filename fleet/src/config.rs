@@ -11,6 +11,7 @@ pub mod gates;
 mod storage;
 pub mod transform;
 pub mod webhook;
+pub mod tokens;
 
 pub use self::storage::{BucketStyle, Storage, StorageKind};
 
@@ -387,14 +388,16 @@ pub struct Site {
 }
 
 impl Site {
-    /// Files with its secrets, which are sealed for the edges: of its certificate and its origins.
+    /// Files with its secrets, which are sealed for the edges: of its certificate, its origins and its gates.
     pub fn secret_files(&self) -> Vec<&Path> {
         let tls = match &self.tls {
             Some(SiteTls::Files { key, .. }) => Some(key.as_path()),
             _ => None,
         };
         let storage = self.origins.iter().filter_map(|origin| Some(origin.storage.as_ref()?.secret_file()));
-        tls.into_iter().chain(storage).collect()
+        let signed = self.gates.signed.iter().map(|signed| signed.keys.as_path());
+        let jwt = self.gates.jwt.iter().filter_map(tokens::Jwt::secret_file);
+        tls.into_iter().chain(storage).chain(signed).chain(jwt).collect()
     }
 }
 

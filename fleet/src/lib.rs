@@ -11,6 +11,7 @@ pub mod mistake;
 pub mod purge;
 pub mod report;
 pub mod seal;
+pub mod signing;
 pub mod snapshot;
 pub mod spec;
 pub mod tickets;

@@ -5,7 +5,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{Match, Network, SecretHeader};
+use super::{
+    Match, Network, SecretHeader,
+    tokens::{Jwt, Signed},
+};
 
 /// `[site.NAME.gates]`: none of them is there unless it was written.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +27,10 @@ pub struct Gates {
     pub waf: Option<WafGate>,
     /// How fast answers are sent.
     pub bandwidth: Option<Bandwidth>,
+    /// Refuses addresses that are not signed.
+    pub signed: Option<Signed>,
+    /// Refuses requests without a token.
+    pub jwt: Option<Jwt>,
 }
 
 impl Gates {

@@ -16,6 +16,7 @@ use super::{
     keys, origin,
     reader::{Section, members},
     steering::condition,
+    tokens,
 };
 use crate::{
     config::{
@@ -71,6 +72,8 @@ pub(super) fn gates(site: &Section<'_>, shares: bool) -> Gates {
         }),
         waf: section.section("waf", keys::GATE_WAF).map(|inner| waf(&inner)),
         bandwidth: section.section("bandwidth", keys::GATE_BANDWIDTH).map(|inner| bandwidth(&inner)),
+        signed: tokens::signed(&section),
+        jwt: tokens::jwt(&section),
     }
 }
 

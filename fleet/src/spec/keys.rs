@@ -89,7 +89,8 @@ pub(crate) const SITE: &[&str] = &[
     "compress",
     "images",
 ];
-pub(crate) const GATES: &[&str] = &["secret", "network", "place", "rate", "concurrency", "waf", "bandwidth"];
+pub(crate) const GATES: &[&str] =
+    &["secret", "network", "place", "rate", "concurrency", "waf", "bandwidth", "signed", "jwt"];
 pub(crate) const GATE_SECRET: &[&str] = &["name", "values", "mode", "log"];
 pub(crate) const GATE_NETWORK: &[&str] =
     &["allow", "deny", "allow_files", "deny_files", "others", "mode", "log"];
@@ -147,6 +148,26 @@ pub(crate) const BALANCE_RULE: &[&str] = &["when", "origins"];
 pub(crate) const BALANCE_CHECK: &[&str] = &["path", "host", "status", "interval", "timeout", "rise", "fall"];
 pub(crate) const EJECT: &[&str] = &["failures", "ratio", "requests_min", "time", "time_max", "share_max"];
 pub(crate) const CIRCUIT: &[&str] = &["failures", "open", "open_max"];
+pub(crate) const GATE_SIGNED: &[&str] =
+    &["keys", "paths", "unsigned_query", "cookie", "life_max", "mode", "log"];
+pub(crate) const GATE_JWT: &[&str] = &[
+    "paths",
+    "from",
+    "algorithms",
+    "jwks_file",
+    "jwks_url",
+    "ca",
+    "refresh",
+    "secret_file",
+    "issuer",
+    "audience",
+    "leeway",
+    "claims",
+    "forward",
+    "shared",
+    "mode",
+    "log",
+];
 pub(crate) const TLS: &[&str] =
     &["certificate", "key", "issuer", "min_version", "directories", "delegation", "key_type"];
 pub(crate) const CACHE: &[&str] = &[
@@ -210,6 +231,8 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.gates.waf.rule", GATE_WAF_RULE),
     ("site.NAME.gates.waf.exclude", GATE_WAF_EXCLUDE),
     ("site.NAME.gates.bandwidth", GATE_BANDWIDTH),
+    ("site.NAME.gates.signed", GATE_SIGNED),
+    ("site.NAME.gates.jwt", GATE_JWT),
     ("shared_limits", SHARED_LIMITS),
     ("site.NAME.cache", CACHE),
     ("site.NAME.cache.rule", CACHE_RULE),

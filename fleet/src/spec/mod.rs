@@ -15,6 +15,7 @@ mod steering;
 mod storage;
 mod transform;
 mod webhook;
+mod tokens;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -249,6 +250,38 @@ mod tests {
             (&[200][..], &["accept-language".into()][..])
         );
         assert_eq!(config.checks["page"].interval, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_their_algorithms_are_mistakes() {
+        let site = |inside: &str| {
+            format!(
+                "version = 1\nfleet = \"x\"\n[site.s]\nhosts = \"a.test\"\norigin = \"http://192.0.2.9\"\n{inside}"
+            )
+        };
+        for (inside, told) in [
+            ("[site.s.gates.jwt]\nalgorithms = \"HS256\"\njwks_file = \"a\"\n", "which go with a key set"),
+            (
+                "[site.s.gates.jwt]\nalgorithms = \"ES256\"\nsecret_file = \"a\"\n",
+                "which go with `secret_file`",
+            ),
+            ("[site.s.gates.jwt]\nalgorithms = \"none\"\njwks_file = \"a\"\n", "which go with a key set"),
+            ("[site.s.gates.jwt]\nalgorithms = []\njwks_file = \"a\"\n", "expected one of ES256"),
+            ("[site.s.gates.jwt]\njwks_file = \"a\"\n", "algorithms is missing"),
+            ("[site.s.gates.jwt]\nalgorithms = \"ES256\"\n", "expected one of `jwks_file`"),
+            ("[site.s.gates.jwt]\nalgorithms = \"ES256\"\njwks_url = \"http://a/\"\n", "expected a URL like"),
+            (
+                "[site.s.gates.jwt]\nalgorithms = \"ES256\"\njwks_file = \"a\"\nclaims = { sub = \"Host\" }\n",
+                "`host` is not for claims",
+            ),
+            ("[site.s.gates.signed]\npaths = \"/x\"\n", "keys is missing"),
+            ("[site.s.gates.signed]\nkeys = \"k\"\nunsigned_query = \"ns-sig\"\n", "names of parameters"),
+        ] {
+            let found = mistakes(&site(inside));
+            assert!(found.iter().any(|mistake| mistake.contains(told)), "{inside}: {found:?}");
+        }
+        let good = read(&site("[site.s.gates.jwt]\nalgorithms = \"HS256\"\nsecret_file = \"a\"\n")).unwrap();
+        assert_eq!(good.config.sites["s"].secret_files(), [Path::new("/fleet/a")]);
     }
 
     #[test]
