@@ -22,6 +22,7 @@ mod explain;
 mod init;
 mod publish;
 mod purge;
+mod sign;
 mod status;
 mod warm;
 
@@ -160,6 +161,13 @@ enum Command {
         /// Which
         pop: String,
     },
+    /// Signs an address or a cookie for a site's protected paths; asks nobody
+    #[command(after_help = "Examples:\n  \
+        nearside sign https://www.example.org/private/a.mp4 --expires 2h\n  \
+        nearside sign https://www.example.org/private/a.mp4 --from 198.51.100.0/24\n  \
+        nearside sign https://www.example.org/hls/7/ --cookie --expires 12h\n  \
+        nearside sign --new-key 2026-11 >> secrets/www.urls")]
+    Sign(sign::SignArgs),
     /// Certificates from the fleet's CA
     #[command(after_help = "Examples:\n  nearside cert renew\n  nearside cert renew www")]
     #[command(subcommand)]
@@ -242,6 +250,7 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
         Command::Purge(what) => purge::purge(at, &what).await,
         Command::Warm(what) => warm::warm(at, &what).await,
         Command::Cached { url } => warm::cached(at, &url).await,
+        Command::Sign(asked) => sign::sign(at, &asked),
         Command::Drain { pop, lasts, reason } => {
             let body = DrainRequest { pop, seconds: lasts.map(|lasts| lasts.as_secs()), reason };
             let _: serde_json::Value = at.post("/v1/drains", json(&body)).await?;
