@@ -24,7 +24,10 @@ use crate::{
     alt_svc::Quic,
     cache::{self, Cache},
     control,
-    gates::shared::{self, Settings},
+    gates::{
+        jwks,
+        shared::{self, Settings},
+    },
     listen::{self, Bound, Endpoint, Front, Listeners, Speaks},
     load, metrics,
     origin::{self, shield::Fleet},
@@ -279,6 +282,7 @@ impl Daemon for EdgeDaemon {
         // Ends with the edge.
         tokio::spawn(origin::watch::run(Arc::downgrade(&running.edge)));
         tokio::spawn(shared::run(Arc::downgrade(&running.edge)));
+        tokio::spawn(jwks::run(Arc::downgrade(&running.edge)));
         running.edge.set_serving(Serving::Yes);
         running.listeners.apply(&current.endpoints, bound);
         self.running.set(running).map_err(|_| StartError("started twice".to_owned()))

@@ -9,9 +9,9 @@ pub mod acme;
 pub mod front;
 pub mod gates;
 mod storage;
+pub mod tokens;
 pub mod transform;
 pub mod webhook;
-pub mod tokens;
 
 pub use self::storage::{BucketStyle, Storage, StorageKind};
 

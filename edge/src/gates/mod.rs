@@ -14,18 +14,27 @@
 pub mod bandwidth;
 pub mod buckets;
 pub mod concurrency;
+pub mod cookies;
+pub mod jwks;
+pub mod jwt;
 pub mod network;
+pub mod paths;
 pub mod place;
 pub mod rate;
 pub mod secret;
 pub mod shared;
+pub mod signed;
 pub mod stats;
 pub mod waf;
 pub mod who;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
 use nearside_fleet::config::{self, gates::Acting, gates::Mode};
 
 pub use self::{network::Lists, stats::GateStats};
@@ -133,6 +142,8 @@ pub struct Gates {
     concurrency: Option<concurrency::ConcurrencyGate>,
     waf: Option<waf::WafGate>,
     bandwidth: Option<bandwidth::BandwidthGate>,
+    signed: Option<signed::SignedGate>,
+    jwt: Option<jwt::JwtGate>,
 }
 
 /// What gates are built with besides their settings.
@@ -195,6 +206,10 @@ impl Gates {
         }
         let network = asked.network.as_ref().map(|network| network::NetworkGate::build(network, with.lists));
         let place = asked.place.as_ref().map(|place| place::PlaceGate::build(place, with.places));
+        let name = &site.name;
+        let signed = asked.signed.as_ref().map(|signed| signed::SignedGate::build(name, signed));
+        let last_jwt = with.last.and_then(|last| last.jwt.as_ref());
+        let jwt = asked.jwt.as_ref().map(|jwt| jwt::JwtGate::build(name, jwt, last_jwt));
         Ok(Some(Arc::new(Gates {
             site: site.name.clone(),
             stats: with.last.map_or_else(|| GateStats::new(with.workers), |last| last.stats.clone()),
@@ -212,6 +227,8 @@ impl Gates {
             }),
             waf: asked.waf.as_ref().map(waf::WafGate::new).transpose()?,
             bandwidth: asked.bandwidth.as_ref().map(bandwidth::BandwidthGate::new),
+            signed: signed.transpose()?,
+            jwt: jwt.transpose()?,
         })))
     }
 
@@ -265,7 +282,30 @@ impl Gates {
         if let Some(gate) = &self.waf {
             self.act(Gate::Waf, gate.acting, gate.judge(request.uri(), request.headers()), request, seen)?;
         }
+        if let Some(gate) = &self.signed {
+            let judgement = gate.judge(request, seen.client(), unix_now());
+            self.act(Gate::Signed, gate.acting, judgement, request, seen)?;
+            gate.strip(request);
+        }
+        if let Some(gate) = &self.jwt {
+            let (told, judgement) = match gate.judge(request) {
+                Ok(told) => (told, Ok(())),
+                Err(finding) => (jwt::Told::default(), Err(finding)),
+            };
+            self.act(Gate::Jwt, gate.acting, judgement, request, seen)?;
+            gate.strip(request, told);
+        }
         Ok(admitted)
+    }
+
+    /// Whether what the origin answers on a normalised path is for the client alone that asked.
+    pub fn is_private(&self, path: &str) -> bool {
+        self.jwt.as_ref().is_some_and(|gate| gate.is_private(path))
+    }
+
+    /// The keys of tokens, where they are fetched.
+    pub fn fetched_keys(&self) -> Option<Arc<jwks::Fetched>> {
+        self.jwt.as_ref()?.fetched()
     }
 
     /// Counts and logs what a gate found, and lets it be a refusal or not.
@@ -311,6 +351,25 @@ impl Gates {
         match acting.mode {
             Mode::Enforce => Err(Denied { gate, finding }),
             Mode::Detect => Ok(()),
+        }
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Gives a request another query.
+fn set_query<B>(request: &mut Request<B>, query: Option<&str>) {
+    let path = request.uri().path();
+    let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    let mut parts = request.uri().clone().into_parts();
+    // Pieces of a target that was one are one.
+    if let Ok(target) = target.parse::<PathAndQuery>() {
+        parts.path_and_query = Some(target);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
         }
     }
 }

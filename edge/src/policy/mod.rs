@@ -43,6 +43,7 @@ mod sections;
 #[cfg(test)]
 mod sim;
 
+pub(crate) use self::key::normal_path;
 pub use self::{
     decide::{
         Asked, Collapse, Failure, Fetch, Forward, Plan, Precondition, Range, Refusal, Request, Revalidate,

@@ -388,6 +388,10 @@ async fn lookup(
     if !incoming.is_end_stream() && matches!(exchange.method, Method::GET | Method::HEAD) {
         return Box::pin(pass::pass(exchange, Forward::Bypass, incoming)).await;
     }
+    // What a token says may decide what the origin answers.
+    if exchange.site.gates.as_ref().is_some_and(|gates| gates.is_private(exchange.target.path())) {
+        return Box::pin(pass::pass(exchange, Forward::Bypass, incoming)).await;
+    }
     let found = exchange.lookup().await;
     match exchange.plan(&found, now()) {
         Plan::Serve(serve) => deliver::hit(exchange, &found, &serve, Outcome::Hit).await,

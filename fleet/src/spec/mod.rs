@@ -13,9 +13,9 @@ mod origin;
 mod reader;
 mod steering;
 mod storage;
+mod tokens;
 mod transform;
 mod webhook;
-mod tokens;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
