@@ -17,14 +17,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Request};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue, Request, Uri};
 use nearside_edge::{
     gates::{Building, Gates, Lists},
     place::{self, Places, Seen},
 };
-use nearside_fleet::config::{
-    self, Geoip, Match, Secret, SecretHeader, Site,
-    gates::{self, Acting, NetworkGate, Others, Per, PlaceGate, RateGate, SecretGate, WafFamily, WafGate},
+use nearside_fleet::{
+    config::{
+        self, Geoip, Match, Secret, SecretHeader, Site,
+        gates::{
+            self, Acting, NetworkGate, Others, Per, PlaceGate, RateGate, SecretGate, WafFamily, WafGate,
+        },
+        tokens::{Algorithm, Jwt, JwtKeys, Signed, TokenSource},
+    },
+    signing::{self, Grant, Keys},
 };
 use nearside_geoip::{list, map::Builder};
 
@@ -65,12 +73,25 @@ fn main() {
 }
 
 /// In the order in which a request meets them.
-const CASES: [&str; 5] = ["secret", "network", "place", "rate-limit", "waf"];
+const CASES: [&str; 7] = ["secret", "network", "place", "rate-limit", "waf", "signed-url", "jwt"];
 
 struct Case {
     gates: Arc<Gates>,
     places: Arc<Places>,
-    shows_secret: bool,
+    brings: Brings,
+}
+
+/// What a request has that its gate takes off, so that it is put on again for each.
+enum Brings {
+    Nothing,
+    Field(&'static str, HeaderValue),
+    Target(Uri),
+}
+
+impl Case {
+    fn is_slow(&self) -> bool {
+        matches!(self.brings, Brings::Field("authorization", _))
+    }
 }
 
 fn case(name: &str, count: u32) -> Case {
@@ -80,6 +101,8 @@ fn case(name: &str, count: u32) -> Case {
         "place" => place(),
         "rate-limit" => rate_limit(),
         "waf" => waf(),
+        "signed-url" => signed_url(),
+        "jwt" => jwt(),
         _ => panic!("gates are {CASES:?}"),
     };
     let site = Site { name: "www".to_owned(), gates: asked, ..config::Site::default() };
@@ -87,7 +110,13 @@ fn case(name: &str, count: u32) -> Case {
     let mut lists = Lists::default();
     let mut with = Building { places: &places, lists: &mut lists, last: None, workers: 1 };
     let gates = Gates::build(&site, &mut with).unwrap().unwrap();
-    Case { gates, places, shows_secret: name == "secret" }
+    let brings = match name {
+        "secret" => Brings::Field("x-front", HeaderValue::from_static("fedcba9876543210fedcba9876543210")),
+        "signed-url" => Brings::Target(signed_target()),
+        "jwt" => Brings::Field("authorization", token()),
+        _ => Brings::Nothing,
+    };
+    Case { gates, places, brings }
 }
 
 const ACTING: Acting = Acting { mode: gates::Mode::Enforce, log: false };
@@ -153,6 +182,85 @@ fn waf() -> gates::Gates {
     gates::Gates { waf: Some(waf), ..gates::Gates::default() }
 }
 
+/// Where [`signed_url`] and [`jwt`] find what they verify with.
+fn file(name: &str, content: &str) -> std::path::PathBuf {
+    let file = std::env::temp_dir().join(format!("nearside-gate-bench-{name}-{}", std::process::id()));
+    std::fs::write(&file, content).unwrap();
+    file
+}
+
+const URL_KEYS: &str = "k1 cJ4eAZ2iH1nGSMCK3rkMmmIxtLwk6TXKbZZa4CJxDVM=\n";
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn signed_url() -> gates::Gates {
+    let signed = Signed {
+        keys: file("urls", URL_KEYS),
+        paths: vec!["/private/".to_owned()],
+        unsigned_query: vec!["t".to_owned()],
+        cookie: "ns-access".to_owned(),
+        life_max: 7 * DAY,
+        acting: ACTING,
+    };
+    gates::Gates { signed: Some(signed), ..gates::Gates::default() }
+}
+
+fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn signed_target() -> Uri {
+    let keys = Keys::parse(URL_KEYS).unwrap();
+    let grant = Grant { expires: unix_now() + DAY.as_secs(), from: None };
+    let (path, query) = ("/private/films/2026/tent-4711.mp4", "v=2&quality=1080p");
+    let query = signing::sign_url(&keys, None, "www", path, Some(query), &grant, &|_| false);
+    format!("{path}?{}", query.unwrap()).parse().unwrap()
+}
+
+/// A key that signs tokens, in the form of PKCS #8, the same in every run.
+fn issuer() -> EcdsaKeyPair {
+    static DOCUMENT: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    let document = DOCUMENT.get_or_init(|| {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        pair.to_pkcs8v1().unwrap().as_ref().to_vec()
+    });
+    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document).unwrap()
+}
+
+fn jwt() -> gates::Gates {
+    let pair = issuer();
+    let point = pair.public_key().as_ref();
+    let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+    let set = format!(r#"{{"keys":[{{"kty":"EC","crv":"P-256","kid":"k1","x":"{x}","y":"{y}"}}]}}"#);
+    let jwt = Jwt {
+        paths: vec!["/".to_owned()],
+        sources: vec![TokenSource::Authorization],
+        algorithms: vec![Algorithm::Es256],
+        keys: JwtKeys::File(file("keys", &set)),
+        issuers: vec!["https://id.example.org/".to_owned()],
+        audiences: vec!["www".to_owned()],
+        leeway: Duration::ZERO,
+        claims: vec![("sub".to_owned(), "x-user".to_owned())],
+        forward: false,
+        shared: false,
+        acting: ACTING,
+    };
+    gates::Gates { jwt: Some(jwt), ..gates::Gates::default() }
+}
+
+fn token() -> HeaderValue {
+    let head = jsonwebtoken::Header {
+        kid: Some("k1".to_owned()),
+        ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256)
+    };
+    let expires = unix_now() + DAY.as_secs();
+    let claims = serde_json::json!({
+        "iss": "https://id.example.org/", "aud": "www", "exp": expires, "sub": "user-4711", "scope": "films:read",
+    });
+    let document = issuer().to_pkcs8v1().unwrap();
+    let key = jsonwebtoken::EncodingKey::from_ec_der(document.as_ref());
+    format!("Bearer {}", jsonwebtoken::encode(&head, &claims, &key).unwrap()).parse().unwrap()
+}
+
 /// So many lookups; the requests are made before.
 #[inline(never)]
 fn run(case: &Case, count: usize) {
@@ -168,7 +276,6 @@ fn run(case: &Case, count: usize) {
             request
         })
         .collect();
-    let secret = http::HeaderValue::from_static("fedcba9876543210fedcba9876543210");
     let now = Instant::now();
     let mut address = 0x5b40_0000u32;
     let of = requests.len();
@@ -177,9 +284,10 @@ fn run(case: &Case, count: usize) {
         // 11.0.0.0/8: nobody's on the list.
         let client = IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 | address >> 14));
         let request = &mut requests[number % of];
-        if case.shows_secret {
-            // The gate takes it off.
-            request.headers_mut().insert("x-front", secret.clone());
+        match &case.brings {
+            Brings::Nothing => {}
+            Brings::Field(name, value) => drop(request.headers_mut().insert(*name, value.clone())),
+            Brings::Target(target) => *request.uri_mut() = target.clone(),
         }
         let seen = Seen::new(&case.places, client);
         match case.gates.admit(request, &seen, now) {
@@ -192,13 +300,14 @@ fn run(case: &Case, count: usize) {
 /// The median of rounds, one request.
 fn microseconds(case: &Case) -> f64 {
     const ROUNDS: usize = 9;
-    const COUNT: usize = 200_000;
-    run(case, COUNT / 10);
+    // A token takes a thousand times as long as a secret.
+    let count = if case.is_slow() { 2_000 } else { 200_000 };
+    run(case, count / 10);
     let mut rounds: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let began = Instant::now();
-            run(case, COUNT);
-            began.elapsed().as_secs_f64() * 1e6 / COUNT as f64
+            run(case, count);
+            began.elapsed().as_secs_f64() * 1e6 / count as f64
         })
         .collect();
     rounds.sort_by(f64::total_cmp);
