@@ -259,6 +259,21 @@ pub fn origins_unwell(edge: &Edge) -> Vec<String> {
     groups.flat_map(of_site).collect()
 }
 
+/// Counters over all sites since the start, by which home judges a rollout.
+pub fn traffic(edge: &Edge) -> serde_json::Value {
+    let sites = edge.sites.load();
+    let (mut requests, mut errors, mut fetches, mut failures) = (0_u64, 0_u64, 0_u64, 0_u64);
+    for stats in sites.iter().map(|site| &site.stats).chain([&edge.unknown]) {
+        for (_, class, count) in stats.requests() {
+            requests += count;
+            errors += if class == 5 { count } else { 0 };
+        }
+        let (asked, unanswered) = stats.origin();
+        (fetches, failures) = (fetches + asked, failures + unanswered);
+    }
+    json!({ "requests": requests, "errors": errors, "fetches": fetches, "failures": failures })
+}
+
 /// `GET /v1/cached?url=URL`: whether it is, how much of it, and for how long. With `&fetch=1`, what is not there, not
 /// whole or not fresh is put on the list to warm.
 pub async fn cached(

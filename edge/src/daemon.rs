@@ -321,6 +321,7 @@ impl Daemon for EdgeDaemon {
             "certificates": certificates,
             "certificate_problems": problems,
             "cache": self.running.get().map(|running| self.cache_use(&running.edge.cache)),
+            "traffic": self.running.get().map(|running| control::traffic(&running.edge)),
             "origins_unwell": self.running.get().map(|running| control::origins_unwell(&running.edge)),
         })
     }

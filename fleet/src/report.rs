@@ -24,6 +24,9 @@ pub struct Report {
     /// The newest state that it refused, until a later one is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refused>,
+    /// Why it does not serve, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwell: Option<String>,
     /// Why it may not be as it should: warnings for the operator.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

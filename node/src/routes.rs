@@ -159,6 +159,7 @@ impl<D: Daemon> Inner<D> {
                 reasons: refused.refusal.reasons,
                 at: seconds(refused.at),
             }),
+            unwell: self.applier.daemon().health().err(),
             warnings: self.warnings(),
             program_report: self.applier.daemon().report(),
         })

@@ -2,8 +2,8 @@
 //!
 //! Home sends the files a node lacks (`PUT /v1/files/HASH`) and then the signed list of all
 //! (`POST /v1/snapshots`). What was accepted last is kept as it came, signature and all, and verified again
-//! at every start. Invariant: the number of the accepted snapshot never falls, and nothing of a refused one
-//! is ever served.
+//! at every start. Invariants: the number of the accepted snapshot never falls, nothing of a refused one is ever
+//! served, and what serves is on disk: a node without room for a snapshot refuses it whole.
 
 use std::{
     collections::BTreeSet,
@@ -34,6 +34,8 @@ use crate::{
 
 /// The accepted snapshot, as it came.
 const ACCEPTED: &str = "accepted.json";
+/// One that is being taken: written before it serves, so that a full disk is found while there is a way back.
+const TAKING: &str = "taking.json";
 
 /// Keys are small text files.
 const KEY_BYTES_MAX: u64 = 4096;
@@ -79,6 +81,24 @@ enum NotTaken {
     Store(#[from] StoreError),
     #[error("{0}")]
     Refused(Refusal),
+}
+
+impl NotTaken {
+    /// Whether others would refuse it too (`snapshot`) or the reason lies here (`node`), and how that is answered.
+    fn blame(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Snapshot(_) | Self::Refused(_) | Self::Store(StoreError::Path(_)) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "snapshot")
+            }
+            Self::State(_) | Self::Store(_) => (StatusCode::INSUFFICIENT_STORAGE, "node"),
+            Self::NotEnrolled
+            | Self::Key(..)
+            | Self::Opening(..)
+            | Self::KeyMissing(_)
+            | Self::Sealed { .. }
+            | Self::Missing(_) => (StatusCode::UNPROCESSABLE_ENTITY, "node"),
+        }
+    }
 }
 
 impl<D: Daemon> Snapshots<D> {
@@ -159,13 +179,13 @@ impl<D: Daemon> Snapshots<D> {
                 ControlResponse::json(StatusCode::CONFLICT, &report::Missing { missing })
             }
             Err(not_taken) => {
-                // What the daemon refused is told already, line by line.
-                if !matches!(not_taken, NotTaken::Refused(_)) {
+                // What the daemon refused, or found no room, is told already.
+                if !matches!(not_taken, NotTaken::Refused(_) | NotTaken::State(_) | NotTaken::Store(_)) {
                     tracing::error!("a snapshot was refused: {not_taken}");
                     self.applier.count_refusal();
                 }
-                let reason = not_taken.to_string();
-                ControlResponse::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "reason": reason }))
+                let (status, cause) = not_taken.blame();
+                ControlResponse::json(status, &json!({ "reason": not_taken.to_string(), "cause": cause }))
             }
         }
     }
@@ -201,26 +221,52 @@ impl<D: Daemon> Snapshots<D> {
             return Ok(current.unwrap_or_default());
         }
         let snapshot = signed.verify(&home_key(&state)?, self.fleet().as_deref(), current)?;
-        let desired = self.lay_out(&state, &store, &snapshot).await.inspect_err(|not_taken| {
-            if let NotTaken::Refused(refusal) = not_taken {
-                self.applier.refuse(Source::Snapshot(snapshot.number), refusal);
-            }
+        let desired = self.prepare(&state, &store, &signed, &snapshot, keep).await;
+        let desired = desired.inspect_err(|not_taken| {
+            let refusal = match not_taken {
+                NotTaken::Refused(refusal) => refusal.clone(),
+                NotTaken::State(_) | NotTaken::Store(_) => Refusal::new(not_taken),
+                _ => return,
+            };
+            self.applier.refuse(Source::Snapshot(snapshot.number), &refusal);
         })?;
-        self.applier.apply(desired).await.map_err(NotTaken::Refused)?;
-        let number = snapshot.number;
-        let accepted = Accepted { signed, snapshot };
-        if keep == Keep::Now {
-            // It serves already. Where it can't be kept, home finds this node behind after a restart and
-            // sends it again.
-            let kept = serde_json::to_vec(&accepted.signed).map_err(|error| error.to_string());
-            let kept = kept.and_then(|json| state.write(ACCEPTED, &json).map_err(|error| error.to_string()));
-            if let Err(error) = kept {
-                tracing::warn!("snapshot {number} serves but can't be kept over a restart: {error}");
-            }
+        if let Err(refusal) = self.applier.apply(desired).await {
+            // It is only in the way: a start looks at the accepted one alone.
+            let _left_behind = state.remove(TAKING);
+            return Err(NotTaken::Refused(refusal));
         }
-        clean(&state, &store, &accepted.snapshot, &self.node);
-        *self.lock() = Some(accepted);
+        let number = snapshot.number;
+        // It serves from here on, and room was found for it: a rename is all that is left.
+        let kept = keep == Keep::AlreadyKept
+            || match state.rename(TAKING, ACCEPTED) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!("snapshot {number} serves but can't be kept over a restart: {error}");
+                    false
+                }
+            };
+        if kept {
+            clean(&state, &store, &snapshot, &self.node);
+        }
+        *self.lock() = Some(Accepted { signed, snapshot });
         Ok(number)
+    }
+
+    /// Everything that takes room, before anything changes.
+    async fn prepare(
+        &self,
+        state: &StateDir,
+        store: &Store,
+        signed: &Signed,
+        snapshot: &Snapshot,
+        keep: Keep,
+    ) -> Result<Desired, NotTaken> {
+        let desired = self.lay_out(state, store, snapshot).await?;
+        if keep == Keep::Now {
+            // Our own type: it was read from JSON a moment ago.
+            state.write(TAKING, &serde_json::to_vec(signed).unwrap_or_default())?;
+        }
+        Ok(desired)
     }
 
     /// The fleet this node belongs to: that of its first snapshot, or of the local file before.
@@ -468,6 +514,7 @@ mod tests {
         let signed = node.lock().clone().unwrap().signed;
         assert_eq!(send(&node, &signed).await.0, StatusCode::OK, "home did not hear the first answer");
         assert!(!pair.state().join("trees/snapshot-1").exists());
+        assert!(!pair.state().join(TAKING).exists());
         let zone = pair.state().join("files").join(Sha256::of(b"one").to_string());
         assert!(!zone.exists());
     }
@@ -509,13 +556,35 @@ mod tests {
         pair.publish(&node, 1, "good").await;
         let (status, body) = pair.publish(&node, 2, "BAD").await;
         assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
-        assert!(body.contains("cdn.test.zone:1:1"), "{body}");
+        assert!(body.contains("cdn.test.zone:1:1") && body.contains("\"cause\":\"snapshot\""), "{body}");
         assert_eq!(serves(&node).as_deref(), Some("good"));
         assert_eq!(node.applier.status().refused.unwrap().source, Source::Snapshot(2));
         let again = pair.node();
         assert!(again.boot().await);
         assert_eq!(serves(&again).as_deref(), Some("good"), "the last accepted one is what a restart takes");
         assert_eq!(pair.publish(&node, 3, "mended").await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_kept_is_refused_whole_and_is_the_nodes_own_fault() {
+        let pair = Pair::new();
+        let node = pair.node();
+        pair.publish(&node, 1, "good").await;
+        // A directory in the way fails for root too, as a full disk would.
+        fs::create_dir_all(pair.state().join(TAKING).join("x")).unwrap();
+        let (status, body) = pair.publish(&node, 2, "newer").await;
+        assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE);
+        assert!(body.contains("\"cause\":\"node\"") && body.contains("taking.json"), "{body}");
+        assert_eq!(serves(&node).as_deref(), Some("good"), "what can't be kept is not served either");
+        assert_eq!(node.applier.status().refused.unwrap().source, Source::Snapshot(2));
+        let again = pair.node();
+        assert!(again.boot().await);
+        assert_eq!(serves(&again).as_deref(), Some("good"));
+        fs::remove_dir_all(pair.state().join(TAKING)).unwrap();
+        assert_eq!(pair.publish(&node, 2, "newer").await.0, StatusCode::OK, "it heals when there is room");
+        let again = pair.node();
+        assert!(again.boot().await);
+        assert_eq!(serves(&again).as_deref(), Some("newer"));
     }
 
     #[tokio::test]

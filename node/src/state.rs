@@ -136,6 +136,16 @@ impl StateDir {
         read_bounded(&self.path(name), bytes_max)
     }
 
+    /// Gives a file another name, in place of what has it; both in this directory itself.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; both names are then as before.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), StateError> {
+        let path = self.path(to);
+        fs::rename(self.path(from), &path).map_err(failed(&path, "rename a file to"))?;
+        sync_dir(&self.root)
+    }
+
     /// Removes a file; one that is not there is fine.
     ///
     /// # Errors

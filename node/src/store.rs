@@ -159,9 +159,23 @@ impl Store {
     /// [`StoreError::Missing`] for a file that is not here (or rotted), [`StoreError::Path`] for a path that
     /// would leave the tree.
     pub fn tree(&self, name: &str, entries: &[Entry]) -> Result<PathBuf, StoreError> {
+        // At a start it is there already, and a full disk has no room for a second one.
+        let present = self.trees.path(name);
+        if is_tree(&present, entries) {
+            return Ok(present);
+        }
         let building = format!(".new-{name}");
-        remove_tree(&self.trees.path(&building))?;
-        let dir = self.trees.subdir(&building)?;
+        let built = self.build(&building, name, entries);
+        if built.is_err() {
+            // Half of it would only take room. What stays all the same goes with the next tree of the name.
+            let _left_behind = remove_tree(&self.trees.path(&building));
+        }
+        built
+    }
+
+    fn build(&self, building: &str, name: &str, entries: &[Entry]) -> Result<PathBuf, StoreError> {
+        remove_tree(&self.trees.path(building))?;
+        let dir = self.trees.subdir(building)?;
         for entry in entries {
             plain(&entry.path)?;
             match &entry.content {
@@ -233,6 +247,32 @@ fn plain(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Whether a tree holds exactly these entries, byte for byte.
+fn is_tree(root: &Path, entries: &[Entry]) -> bool {
+    let is_entry = |entry: &Entry| {
+        let path = root.join(&entry.path);
+        plain(&entry.path).is_ok()
+            && match &entry.content {
+                Content::Stored(hash) => hash_file(&path).is_ok_and(|actual| actual == *hash),
+                Content::Bytes(bytes) => {
+                    let read = read_bounded(&path, FILE_BYTES_MAX);
+                    read.is_ok_and(|read| read.as_ref() == Some(bytes))
+                }
+            }
+    };
+    !entries.is_empty() && entries.iter().all(is_entry) && files_below(root) == Some(entries.len())
+}
+
+/// How many files a directory holds, at any depth.
+fn files_below(dir: &Path) -> Option<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(dir).ok()? {
+        let entry = entry.ok()?;
+        count += if entry.file_type().ok()?.is_dir() { files_below(&entry.path())? } else { 1 };
+    }
+    Some(count)
+}
+
 fn remove_tree(path: &Path) -> Result<(), StoreError> {
     match fs::remove_dir_all(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -275,6 +315,16 @@ mod tests {
         ];
         let root = store.tree("t", &entries).unwrap();
         assert_eq!(fs::read(root.join("etc/z/zone")).unwrap(), b"zone");
+        let before = fs::metadata(&root).unwrap().modified().unwrap();
+        assert_eq!(store.tree("t", &entries).unwrap(), root);
+        assert_eq!(
+            fs::metadata(&root).unwrap().modified().unwrap(),
+            before,
+            "what is there is not laid out again"
+        );
+        fs::remove_file(root.join("etc/key")).unwrap();
+        fs::write(root.join("etc/key"), b"another").unwrap();
+        assert_eq!(fs::read(store.tree("t", &entries).unwrap().join("etc/key")).unwrap(), b"key");
         let root = store.tree("t", &entries[1..]).unwrap();
         assert!(!root.join("etc/z").exists());
         assert_eq!(fs::read(root.join("etc/key")).unwrap(), b"key");
