@@ -8,11 +8,13 @@
 pub mod acme;
 pub mod front;
 pub mod gates;
+mod rollout;
 mod storage;
 pub mod tokens;
 pub mod transform;
 pub mod webhook;
 
+pub use self::rollout::Rollout;
 pub use self::storage::{BucketStyle, Storage, StorageKind};
 
 use std::{
@@ -827,6 +829,8 @@ pub struct Controller {
     pub price_per_gb: Option<f64>,
     /// What prices are in; for display alone.
     pub currency: String,
+    /// How snapshots are rolled out; `None`: to all nodes at once.
+    pub rollout: Option<Rollout>,
 }
 
 /// When the controller publishes.

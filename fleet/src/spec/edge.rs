@@ -340,7 +340,11 @@ fn query(section: &Section<'_>, unsaid: QueryKey) -> QueryKey {
 /// A price above it is in another unit.
 const PRICE_MAX: f64 = 1_000_000.0;
 
-pub(super) fn controller(top: &Section<'_>) -> Option<Controller> {
+pub(super) fn controller<D>(
+    top: &Section<'_>,
+    pops: &BTreeMap<Id, Pop>,
+    dns: &BTreeMap<Id, D>,
+) -> Option<Controller> {
     let section = top.section("controller", keys::CONTROLLER)?;
     let socket = "an address and port like \"192.0.2.1:9443\"";
     section.required("listen", socket);
@@ -353,6 +357,7 @@ pub(super) fn controller(top: &Section<'_>) -> Option<Controller> {
         webhooks: super::webhook::webhooks(&section),
         price_per_gb: section.number("price_per_gb", 0.0, PRICE_MAX),
         currency: section.string("currency").unwrap_or_default(),
+        rollout: super::rollout::rollout(&section, pops, dns),
     })
 }
 

@@ -186,8 +186,18 @@ pub(crate) const CACHE_RULE: &[&str] = &["path", "extensions", "status", "ttl", 
 pub(crate) const COMPRESS: &[&str] = &["codings", "types", "min", "max"];
 pub(crate) const IMAGES: &[&str] = &["formats", "widths", "heights", "qualities", "quality", "max", "wait"];
 pub(crate) const QUERY: &[&str] = &["only", "except"];
-pub(crate) const CONTROLLER: &[&str] =
-    &["listen", "metrics", "publish", "certificates", "webhook", "price_per_gb", "currency"];
+pub(crate) const CONTROLLER: &[&str] = &[
+    "listen",
+    "metrics",
+    "publish",
+    "canary",
+    "waves",
+    "watch",
+    "certificates",
+    "webhook",
+    "price_per_gb",
+    "currency",
+];
 pub(crate) const ACME: &[&str] = &["directories", "resolver", "directory"];
 pub(crate) const ACME_DIRECTORY: &[&str] = &["url", "contact", "ca", "caa", "eab_kid", "eab_key_file"];
 pub(crate) const WEBHOOK: &[&str] = &["url", "url_file", "format", "secret_file", "ca", "events"];

@@ -11,6 +11,7 @@ mod geography;
 pub mod keys;
 mod origin;
 mod reader;
+mod rollout;
 mod steering;
 mod storage;
 mod tokens;
@@ -133,7 +134,7 @@ fn read<'d>(doc: &'d Document<'d>, table: &'d DeTable<'d>) -> Option<Config> {
     let mut sites = edge::sites(&top, &pops);
     let acme = acme::acme(&top, &mut sites);
     edge::promises(&top, &pops, &services, &zones, &sites);
-    let controller = edge::controller(&top);
+    let controller = edge::controller(&top, &pops, &dns);
     let ticket_keys = edge::ticket_keys(&top);
     Some(Config {
         fleet: fleet?,
