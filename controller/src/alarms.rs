@@ -247,6 +247,7 @@ mod tests {
             enrolled: true,
             serving,
             refused: None,
+            unwell: None,
             warnings: Vec::new(),
             program_report,
         };
@@ -255,6 +256,9 @@ mod tests {
             kind,
             phase: Phase::Current,
             snapshot: Some(1),
+            wanted: Some(1),
+            cause: None,
+            clock_ahead_seconds: Some(0),
             error: None,
             purges: 5,
             seen: Some(1_000),

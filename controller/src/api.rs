@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod drains;
 pub mod events;
 pub mod limits;
+pub mod publish;
 pub mod purges;
 pub mod route;
 pub mod table;
@@ -122,10 +123,6 @@ async fn status(call: Call) -> ControlResponse {
         Ok(status) => ControlResponse::ok(&status),
         Err(error) => failed(&error),
     }
-}
-
-async fn publish(call: Call) -> ControlResponse {
-    published(call.controller.publish(&call.request.who).await)
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ControlResponse {

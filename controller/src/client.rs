@@ -94,8 +94,8 @@ impl Peer {
             let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
             stream.set_nodelay(true).map_err(|error| error.to_string())?;
             let connector = TlsConnector::from(Arc::clone(&self.tls));
-            let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
+            let stream = connector.connect(name, stream).await.map_err(|error| words(&error))?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))
         };
         let (send, connection) = match timeout(CONNECT_TIMEOUT, opening).await {
             Ok(opened) => opened.map_err(failed)?,
@@ -153,8 +153,8 @@ impl Connection {
             .body(Full::new(body))
             .map_err(|error| failed(error.to_string()))?;
         let asking = async {
-            self.send.ready().await.map_err(|error| error.to_string())?;
-            let response = self.send.send_request(request).await.map_err(|error| error.to_string())?;
+            self.send.ready().await.map_err(|error| words(&error))?;
+            let response = self.send.send_request(request).await.map_err(|error| words(&error))?;
             let (head, body) = response.into_parts();
             let body =
                 Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;
@@ -205,6 +205,25 @@ impl Answer {
         }
         String::from_utf8_lossy(&self.body).trim().chars().take(500).collect()
     }
+}
+
+/// An error with what led to it. The two ends of TLS judge each other's certificate by a clock of their own; neither
+/// says which one is wrong.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !out.contains(&text) {
+            out += &format!(": {text}");
+        }
+        cause = error.source();
+    }
+    let by_clock = ["CertificateExpired", "certificate expired", "not valid yet"];
+    if by_clock.iter().any(|sign| out.contains(sign)) {
+        out += " (is a clock wrong, at home or there? Else the identity has ended)";
+    }
+    out
 }
 
 /// Something as a JSON body.

@@ -36,9 +36,7 @@ const GAUGES: [(&str, &str, Pick); 4] = [
     ("node_refusing", "1 while the node refuses the newest snapshot", |_, node| {
         Some(u64::from(node.phase == Phase::Refusing))
     }),
-    ("node_snapshot_lag", "Snapshots that the node is behind", |fleet, node| {
-        fleet.snapshot.zip(node.snapshot).map(|(newest, has)| newest.saturating_sub(has))
-    }),
+    ("node_snapshot_lag", "Snapshots that the node is behind what it should have", |_, node| node.lag()),
     ("node_purge_lag", "Purges that the edge has not acknowledged", |fleet, node| {
         (node.kind == Kind::Edge).then(|| fleet.purges.saturating_sub(node.purges))
     }),

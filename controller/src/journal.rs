@@ -4,6 +4,7 @@
 //! made from async code directly. Content of files is not here but in `files/`, by hash. It decides
 //! nothing.
 
+pub mod publications;
 pub mod purge;
 
 use std::path::Path;
@@ -80,6 +81,7 @@ impl Journal {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.execute_batch(SCHEMA)?;
         connection.execute_batch(events::SCHEMA)?;
+        connection.execute_batch(publications::SCHEMA)?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 
@@ -92,23 +94,6 @@ impl Journal {
         let mut query = connection
             .prepare_cached("SELECT number, content, signed FROM snapshot ORDER BY number DESC LIMIT 1")?;
         Ok(query.query_row([], |row| Ok((row.get(0)?, row.get(1)?, json(row, 2)?))).optional()?)
-    }
-
-    /// Keeps a snapshot.
-    ///
-    /// # Errors
-    /// [`JournalError`], also where its number is taken.
-    pub fn keep_snapshot(
-        &self,
-        number: u64,
-        created: u64,
-        content: &str,
-        signed: &Signed,
-    ) -> Result<(), JournalError> {
-        let signed = text(signed)?;
-        let values = params![number, created, content, signed];
-        self.connection.lock().execute("INSERT INTO snapshot VALUES (?, ?, ?, ?)", values)?;
-        Ok(())
     }
 
     /// What a file was sealed to before for a node's key, so that the same content is the same snapshot.
@@ -130,6 +115,18 @@ impl Journal {
             .query_row(params![plain.to_string(), path, node, key], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         Ok(found.and_then(|(hash, bytes)| Some((hash.parse().ok()?, bytes))))
+    }
+
+    /// What a sealed file was sealed from, and for which key.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn sealed_from(&self, sealed: &Sha256) -> Result<Option<(Sha256, String)>, JournalError> {
+        let connection = self.connection.lock();
+        let mut query = connection.prepare_cached("SELECT plain, key FROM sealed WHERE sealed = ?")?;
+        let found: Option<(String, String)> =
+            query.query_row([sealed.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        Ok(found.and_then(|(plain, key)| Some((plain.parse().ok()?, key))))
     }
 
     /// Remembers what a file was sealed to.

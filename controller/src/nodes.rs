@@ -6,8 +6,9 @@
 //! holds up none; the courier is told when its edge was seen.
 
 use std::{
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{Method, StatusCode};
@@ -22,10 +23,11 @@ use tokio::sync::watch;
 
 use crate::{
     bundle,
-    client::{ClientError, Connection, Peer, json},
+    client::{Answer, ClientError, Connection, Peer, json},
     home::seconds,
     journal::{Drain, Journal},
     purge::{Outbox, courier::Courier},
+    rollout::{Refusal, Sight, Traffic},
 };
 
 /// A report, a drain: answered from memory.
@@ -36,6 +38,12 @@ const STAGE: Duration = Duration::from_secs(120);
 const UPLOAD: Duration = Duration::from_secs(300);
 /// How often a node that is as it should be is looked at.
 const LOOK: Duration = Duration::from_secs(15);
+/// How often every node is looked at while a snapshot is rolled out.
+pub const CLOSE_LOOK: Duration = Duration::from_secs(1);
+/// How far back an edge's counters are remembered, to know how things were before a rollout.
+const RECENT: Duration = Duration::from_secs(120);
+/// Least time between two of them.
+const RECENT_STEP: Duration = Duration::from_secs(5);
 /// First pause after a failed round; doubles up to [`LOOK`].
 const BACKOFF: Duration = Duration::from_millis(500);
 /// Rounds of "these are missing" for one snapshot; the second should find none.
@@ -82,6 +90,16 @@ impl std::fmt::Display for Phase {
     }
 }
 
+/// Whose fault it is that a node would not take a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// Something in it.
+    Snapshot,
+    /// The node's own: a full disk, a lost key.
+    Node,
+}
+
 /// What home knows of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -91,8 +109,17 @@ pub struct Status {
     pub kind: Kind,
     /// Where it stands.
     pub phase: Phase,
-    /// The snapshot it serves.
+    /// The snapshot it serves; of one that is away, the last it was seen with.
     pub snapshot: Option<u64>,
+    /// The snapshot it should have now: an older one, while it waits for its wave.
+    #[serde(default)]
+    pub wanted: Option<u64>,
+    /// Whose fault it is, where it refuses.
+    #[serde(default)]
+    pub cause: Option<Cause>,
+    /// How far its clock is ahead of home's.
+    #[serde(default)]
+    pub clock_ahead_seconds: Option<i64>,
     /// Why it is not as it should be.
     pub error: Option<String>,
     /// Purges it has, all up to this one.
@@ -103,13 +130,52 @@ pub struct Status {
     pub report: Option<Report>,
 }
 
+impl Status {
+    /// How many snapshots it is behind what it should have.
+    pub fn lag(&self) -> Option<u64> {
+        self.wanted.zip(self.snapshot).map(|(wanted, has)| wanted.saturating_sub(has))
+    }
+}
+
+/// A snapshot to be brought to nodes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its number.
+    pub number: u64,
+    /// What is sent.
+    pub signed: Signed,
+}
+
 /// What all nodes should be.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// The newest snapshot.
-    pub snapshot: Option<(u64, Signed)>,
+    pub newest: Option<Arc<Target>>,
+    /// Nodes that are not to have it yet, and what they should have instead; `None`: nothing.
+    pub held: BTreeMap<String, Option<Arc<Target>>>,
     /// Grows with every drain, so that tasks wake.
     pub drains: u64,
+    /// How often nodes are looked at; `None`: as usual.
+    pub look: Option<Duration>,
+}
+
+impl Desired {
+    /// What a node should have.
+    pub fn of(&self, node: &str) -> Option<Arc<Target>> {
+        self.held.get(node).unwrap_or(&self.newest).clone()
+    }
+}
+
+/// What was seen of a node, for judging a rollout.
+#[derive(Debug, Default)]
+struct Seen {
+    /// When it last answered, and whether it did so the last time.
+    answered: Option<Instant>,
+    answers: bool,
+    /// What it would not take, and why.
+    refused: Option<(u64, Refusal)>,
+    /// When, since which start, with which counters.
+    recent: VecDeque<(Instant, u64, Traffic)>,
 }
 
 /// One node and what is known of it.
@@ -120,6 +186,7 @@ pub struct Node {
     journal: Arc<Journal>,
     state: StateDir,
     status: Mutex<Status>,
+    seen: Mutex<Seen>,
     /// Of an edge.
     courier: Option<Arc<Courier>>,
 }
@@ -131,7 +198,10 @@ impl Node {
             node: peer.name.clone(),
             kind,
             phase: Phase::Unknown,
-            snapshot: None,
+            snapshot: journal.served().ok().and_then(|served| served.get(&peer.name).copied()),
+            wanted: None,
+            cause: None,
+            clock_ahead_seconds: None,
             error: None,
             purges: 0,
             seen: None,
@@ -140,7 +210,8 @@ impl Node {
         let acknowledged = journal.applied(&peer.name).unwrap_or(0);
         let courier =
             (kind == Kind::Edge).then(|| Courier::new(peer.clone(), Arc::clone(outbox), acknowledged));
-        Self { peer, kind, journal, state, status: Mutex::new(status), courier }
+        let (status, seen) = (Mutex::new(status), Mutex::default());
+        Self { peer, kind, journal, state, status, seen, courier }
     }
 
     /// What is known of it now.
@@ -162,6 +233,43 @@ impl Node {
         &self.peer
     }
 
+    /// What is known of it, for judging the rollout of a snapshot. What others see of it is added by who knows them.
+    pub fn sight(&self, number: u64) -> Sight {
+        let status = self.status.lock().clone();
+        let seen = self.seen.lock();
+        let traffic = status.report.as_ref().map(traffic).unwrap_or_default();
+        let refused = seen.refused.as_ref().filter(|(refused, _)| *refused == number);
+        let started = status.report.as_ref().map_or(0, |report| report.started);
+        let earlier = seen.recent.iter().find(|(_, since, _)| *since == started);
+        Sight {
+            silent: seen.answered.map(|at| if seen.answers { Duration::ZERO } else { at.elapsed() }),
+            has: status.snapshot,
+            started,
+            refusal: refused.map(|(_, refusal)| refusal.clone()),
+            unwell: status.report.as_ref().and_then(|report| report.unwell.clone()),
+            down: BTreeMap::new(),
+            traffic,
+            // Without an earlier look: since it started.
+            recent: earlier.map_or(traffic, |(.., earlier)| traffic.since(*earlier)),
+        }
+    }
+
+    /// For each PoP: how many of its checks this DNS node sees down. `None`: it does not answer, or is none.
+    pub fn sees_down(&self) -> Option<BTreeMap<String, u32>> {
+        if !self.seen.lock().answers {
+            return None;
+        }
+        let status = self.status.lock();
+        let health = status.report.as_ref()?.program_report.get("health")?.as_array()?;
+        let mut down = BTreeMap::new();
+        for target in health {
+            let text = |key: &str| target.get(key).and_then(|value| value.as_str());
+            let Some(pop) = text("pop") else { continue };
+            *down.entry(pop.to_owned()).or_default() += u32::from(text("status") == Some("down"));
+        }
+        Some(down)
+    }
+
     /// Reconciles and delivers for ever. Cancel-safe: a dropped round is begun anew by the next task.
     pub async fn run(self: Arc<Self>, desired: watch::Receiver<Desired>) {
         let delivering = async {
@@ -179,11 +287,14 @@ impl Node {
     async fn reconcile(&self, mut desired: watch::Receiver<Desired>) {
         let mut failures: u32 = 0;
         loop {
-            let target = desired.borrow_and_update().clone();
-            let pause = match self.round(&target).await {
+            let (target, look) = {
+                let desired = desired.borrow_and_update();
+                (desired.of(&self.peer.name), desired.look.unwrap_or(LOOK))
+            };
+            let pause = match self.round(target.as_deref()).await {
                 Ok(()) => {
                     failures = 0;
-                    LOOK
+                    look
                 }
                 Err(error) => {
                     let told = self.status.lock().error.replace(error.clone());
@@ -204,9 +315,9 @@ impl Node {
     }
 
     /// One look and everything that follows from it.
-    async fn round(&self, target: &Desired) -> Result<(), String> {
+    async fn round(&self, target: Option<&Target>) -> Result<(), String> {
         let mut connection = self.look(target).await?;
-        if let Some((number, signed)) = &target.snapshot
+        if let Some(Target { number, signed }) = target
             && self.status.lock().snapshot != Some(*number)
         {
             self.send(&mut connection, *number, signed).await?;
@@ -219,7 +330,8 @@ impl Node {
         Ok(())
     }
 
-    async fn look(&self, target: &Desired) -> Result<Connection, String> {
+    async fn look(&self, target: Option<&Target>) -> Result<Connection, String> {
+        let wanted = target.map(|target| target.number);
         let looked = async {
             let mut connection = self.peer.connect().await?;
             let answer = connection.ask(Method::GET, "/v1/status", bytes::Bytes::new(), QUICK).await?;
@@ -227,16 +339,30 @@ impl Node {
             Ok::<_, ClientError>((connection, report))
         };
         let (connection, report) = looked.await.map_err(|error| {
-            self.status.lock().phase = Phase::Unreachable;
+            self.seen.lock().answers = false;
+            let mut status = self.status.lock();
+            (status.phase, status.wanted) = (Phase::Unreachable, wanted);
             error.to_string()
         })?;
+        self.remember(&report);
+        let now = seconds(SystemTime::now());
         let mut status = self.status.lock();
-        status.seen = Some(seconds(SystemTime::now()));
-        status.snapshot = report.serving.snapshot;
-        status.phase = match &target.snapshot {
-            Some((number, _)) if status.snapshot != Some(*number) => Phase::Behind,
+        status.seen = Some(now);
+        status.clock_ahead_seconds = Some(report.now.cast_signed() - now.cast_signed());
+        if status.snapshot != report.serving.snapshot
+            && let Some(number) = report.serving.snapshot
+            && let Err(error) = self.journal.keep_served(&self.peer.name, number)
+        {
+            tracing::warn!(%error, "which snapshot a node has is not remembered");
+        }
+        (status.snapshot, status.wanted) = (report.serving.snapshot, wanted);
+        status.phase = match wanted {
+            Some(_) if status.snapshot != wanted => Phase::Behind,
             _ => Phase::Current,
         };
+        if status.phase == Phase::Current {
+            status.cause = None;
+        }
         status.report = Some(report);
         drop(status);
         if let Some(courier) = &self.courier {
@@ -245,25 +371,47 @@ impl Node {
         Ok(connection)
     }
 
+    /// Keeps when it answered and what its counters were.
+    fn remember(&self, report: &Report) {
+        let now = Instant::now();
+        let mut seen = self.seen.lock();
+        (seen.answered, seen.answers) = (Some(now), true);
+        let last = seen.recent.back().map(|(at, ..)| *at);
+        if last.is_none_or(|last| now.duration_since(last) >= RECENT_STEP) {
+            seen.recent.push_back((now, report.started, traffic(report)));
+        }
+        while seen.recent.front().is_some_and(|(at, ..)| now.duration_since(*at) > RECENT) {
+            seen.recent.pop_front();
+        }
+    }
+
     async fn send(&self, connection: &mut Connection, number: u64, signed: &Signed) -> Result<(), String> {
         self.status.lock().phase = Phase::Staging;
         let sent = self.send_rounds(connection, signed).await;
         let mut status = self.status.lock();
         match sent {
             Ok(()) => {
-                (status.phase, status.snapshot) = (Phase::Current, Some(number));
+                (status.phase, status.snapshot, status.cause) = (Phase::Current, Some(number), None);
+                self.seen.lock().refused = None;
                 tracing::info!(node = self.peer.name, number, "took the snapshot");
+                if let Err(error) = self.journal.keep_served(&self.peer.name, number) {
+                    tracing::warn!(%error, "which snapshot a node has is not remembered");
+                }
                 Ok(())
             }
-            Err((phase, reason)) => {
-                status.phase = phase;
+            Err(NotSent { phase, cause, reason }) => {
+                (status.phase, status.cause) = (phase, cause);
+                self.seen.lock().refused = cause.map(|cause| match cause {
+                    Cause::Snapshot => (number, Refusal::Snapshot(reason.clone())),
+                    Cause::Node => (number, Refusal::Node(reason.clone())),
+                });
                 Err(reason)
             }
         }
     }
 
-    async fn send_rounds(&self, connection: &mut Connection, signed: &Signed) -> Result<(), (Phase, String)> {
-        let gone = |error: ClientError| (Phase::Unreachable, error.to_string());
+    async fn send_rounds(&self, connection: &mut Connection, signed: &Signed) -> Result<(), NotSent> {
+        let gone = |error: ClientError| NotSent::new(Phase::Unreachable, error.to_string());
         let body = json(signed);
         for _ in 0..SEND_ROUNDS_MAX {
             let answer =
@@ -271,20 +419,32 @@ impl Node {
             match answer.status {
                 status if status.is_success() => return Ok(()),
                 StatusCode::CONFLICT => {
-                    let missing: Missing = answer.json().map_err(|_| (Phase::Refusing, answer.message()))?;
+                    let missing: Missing =
+                        answer.json().map_err(|_| NotSent::refused(Cause::Node, &answer))?;
                     for hash in &missing.missing {
-                        let content =
-                            bundle::content(&self.state, hash).map_err(|error| (Phase::Behind, error))?;
+                        let content = bundle::content(&self.state, hash)
+                            .map_err(|error| NotSent::new(Phase::Behind, error))?;
                         let path = format!("/v1/files/{hash}");
                         let put =
                             connection.ask(Method::PUT, &path, content.into(), UPLOAD).await.map_err(gone)?;
-                        put.good().map_err(|error| (Phase::Behind, error.to_string()))?;
+                        if !put.status.is_success() {
+                            return Err(NotSent::refused(Cause::Node, &put));
+                        }
                     }
                 }
-                _ => return Err((Phase::Refusing, format!("refused: {}", answer.message()))),
+                StatusCode::UNPROCESSABLE_ENTITY => {
+                    let told: Option<serde_json::Value> = answer.json().ok();
+                    let cause = told.and_then(|told| Cause::deserialize(told.get("cause")?).ok());
+                    return Err(NotSent::refused(cause.unwrap_or(Cause::Snapshot), &answer));
+                }
+                // Too large or unreadable lies in the snapshot; who may not, or has no room, in the node.
+                StatusCode::PAYLOAD_TOO_LARGE | StatusCode::BAD_REQUEST => {
+                    return Err(NotSent::refused(Cause::Snapshot, &answer));
+                }
+                _ => return Err(NotSent::refused(Cause::Node, &answer)),
             }
         }
-        Err((Phase::Behind, "files are still missing after they were sent".to_owned()))
+        Err(NotSent::new(Phase::Behind, "files are still missing after they were sent".to_owned()))
     }
 
     /// Makes a DNS node's drains those in the journal.
@@ -317,4 +477,28 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// Why a node does not have what it was sent.
+struct NotSent {
+    phase: Phase,
+    cause: Option<Cause>,
+    reason: String,
+}
+
+impl NotSent {
+    fn new(phase: Phase, reason: String) -> Self {
+        Self { phase, cause: None, reason }
+    }
+
+    fn refused(cause: Cause, answer: &Answer) -> Self {
+        let reason = format!("refused: {}", answer.message());
+        Self { phase: Phase::Refusing, cause: Some(cause), reason }
+    }
+}
+
+/// An edge's counters; zeros of a DNS node.
+fn traffic(report: &Report) -> Traffic {
+    let traffic = report.program_report.get("traffic");
+    traffic.and_then(|traffic| Traffic::deserialize(traffic).ok()).unwrap_or_default()
 }

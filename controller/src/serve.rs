@@ -11,10 +11,8 @@ use std::{
 };
 
 use nearside_fleet::{
-    Files,
     config::{Config, PublishOn},
     purge::{Mode, Scope},
-    snapshot::Signed,
 };
 use nearside_node::{
     identity::{self, Identity},
@@ -29,18 +27,27 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     alarms::Alarms,
-    bundle::{self, Bundler, Published},
+    bundle::{Bundler, Content, Draft, How, Published},
     client::Peer,
+    diff::{self, Diff, Side},
     events::{Event, Events, Kind as EventKind},
     gauges::Gauges,
+    history,
     home::{Home, HomeError, seconds},
-    journal::{Drain, Journal, JournalError},
+    journal::{
+        Drain, Journal, JournalError,
+        publications::{Outcome, Publication},
+    },
     nodes::{Desired, Kind, Node, Phase, Status},
     purge::{NotTaken, Purger, board::Order},
     route::Router,
     warm::{self, Job, Jobs},
     webhooks::{self, Webhooks},
 };
+
+mod rolling;
+
+pub use self::rolling::RolloutStatus;
 
 /// How often certificates are looked at for renewal.
 const RENEWAL_LOOK: Duration = Duration::from_secs(3_600);
@@ -74,6 +81,12 @@ pub struct FleetStatus {
     pub fleet: String,
     /// The newest snapshot.
     pub snapshot: Option<u64>,
+    /// Who made it, when, why, and what became of it.
+    #[serde(default)]
+    pub newest: Option<Publication>,
+    /// The rollout under way.
+    #[serde(default)]
+    pub rollout: Option<RolloutStatus>,
     /// Why the fleet file as it is now was not published.
     pub refused: Vec<String>,
     /// The last purge's sequence.
@@ -91,13 +104,42 @@ pub struct PublishOutcome {
     pub number: u64,
     /// Whether it was made just now; else nothing had changed.
     pub new: bool,
+    /// Whether it goes out in waves.
+    #[serde(default)]
+    pub rolling: bool,
 }
+
+/// Why nothing was published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotPublished {
+    /// One entry per mistake.
+    #[error("{}", .0.join("\n"))]
+    Refused(Vec<String>),
+    /// Another snapshot is being rolled out.
+    #[error("{0}")]
+    Busy(String),
+}
+
+impl NotPublished {
+    /// One entry per reason.
+    pub fn reasons(self) -> Vec<String> {
+        match self {
+            Self::Refused(reasons) => reasons,
+            Self::Busy(reason) => vec![reason],
+        }
+    }
+}
+
+/// A publish that waits for the end of a rollout.
+struct Waiting;
 
 struct Counters {
     publishes: Counter,
     refused: Counter,
     purges: Counter,
     snapshot: Gauge,
+    rollbacks: Counter,
+    rolling: Gauge,
 }
 
 /// The controller's shared state.
@@ -114,6 +156,11 @@ pub struct Controller {
     desired: watch::Sender<Desired>,
     inner: Mutex<Inner>,
     publishing: tokio::sync::Mutex<()>,
+    rolling: Mutex<Option<rolling::Rolling>>,
+    /// A rollout ended.
+    rolled: tokio::sync::Notify,
+    /// The clock of rollouts.
+    began: Instant,
     counters: Counters,
 }
 
@@ -149,6 +196,8 @@ impl Controller {
             refused: Counter::default(),
             purges: Counter::default(),
             snapshot: Gauge::default(),
+            rollbacks: Counter::default(),
+            rolling: Gauge::default(),
         };
         metrics.register("nearside_controller", |registry| {
             registry.register("publishes", "Snapshots made", counters.publishes.clone());
@@ -160,10 +209,13 @@ impl Controller {
             registry.register("webhook_messages", "Messages that webhooks took", delivered);
             registry.register("webhook_failures", "Tries to tell a webhook that failed", failed);
             registry.register("snapshot", "Number of the newest snapshot", counters.snapshot.clone());
+            registry.register("rollbacks", "Snapshots that repeat an older one", counters.rollbacks.clone());
+            registry.register("rolling", "1 while a snapshot goes out in waves", counters.rolling.clone());
         });
         let (desired, _) = watch::channel(Desired::default());
         let inner = Mutex::default();
         let publishing = tokio::sync::Mutex::default();
+        let (rolling, rolled, began) = (Mutex::default(), tokio::sync::Notify::new(), Instant::now());
         let controller = Self {
             home,
             journal,
@@ -177,6 +229,9 @@ impl Controller {
             desired,
             inner,
             publishing,
+            rolling,
+            rolled,
+            began,
             counters,
         };
         let controller = Arc::new(controller);
@@ -186,19 +241,16 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Follows the fleet file until cancelled: publishes on change where the file says so, renews certificates.
+    /// Follows the fleet file until cancelled: publishes on change where the file says so, renews certificates, rolls out.
     pub async fn follow(self: Arc<Self>) {
-        let mut files = Watch::new();
         // What was published before serves as the target even if the file is broken now.
-        if let Ok(Some((number, _, signed))) = self.journal.newest() {
-            self.counters.snapshot.set(i64::try_from(number).unwrap_or(i64::MAX));
-            if let Some(config) = self.published_config(&signed) {
-                self.aim(&config);
-                self.inner.lock().config = Some(config);
-            }
-            self.desired.send_modify(|desired| desired.snapshot = Some((number, signed)));
-        }
-        let _refusals_are_logged = self.publish("start").await;
+        self.take_up();
+        tokio::join!(self.follow_files(), self.follow_rollouts());
+    }
+
+    async fn follow_files(self: &Arc<Self>) {
+        let mut files = Watch::new();
+        let mut waiting = self.publish_by_itself("start").await;
         let mut looked = Instant::now();
         loop {
             let watched = self.inner.lock().watched.clone();
@@ -207,25 +259,32 @@ impl Controller {
             tokio::select! {
                 () = files.changed() => {
                     if self.publishes_on_change() {
-                        let _refusals_are_logged = self.publish("change").await;
+                        waiting = self.publish_by_itself("change").await;
+                    }
+                }
+                // What changed during a rollout had to wait for its end.
+                () = self.rolled.notified() => {
+                    if waiting.is_some() {
+                        waiting = self.publish_by_itself("change").await;
                     }
                 }
                 () = renewal => {
                     looked = Instant::now();
-                    let _refusals_are_logged = self.publish("renewal").await;
+                    let _refusals_are_logged = self.refresh("renewal").await;
                 }
             }
         }
     }
 
-    /// The configuration of a snapshot of ours, from the kept copy of its fleet file.
-    fn published_config(&self, signed: &Signed) -> Option<Config> {
-        let key = self.home.signing_key().ok()?.public_key();
-        let snapshot = signed.verify(&key, None, None).ok()?;
-        let entry = snapshot.files.iter().find(|file| file.path == snapshot.fleet_file)?;
-        let text = String::from_utf8(bundle::content(&self.home.state, &entry.sha256).ok()?).ok()?;
-        let files = Files::beside(&self.fleet_file);
-        nearside_fleet::spec::parse(&self.fleet_file, &text, &files).ok().map(|loaded| loaded.config)
+    /// Publishes as nobody asked for: what is on disk where it is to be published on change and was not taken back, else
+    /// what is published, with what home adds to it. Returns what has to wait for the end of a rollout.
+    async fn publish_by_itself(self: &Arc<Self>, who: &str) -> Option<Waiting> {
+        let change = self.publishes_on_change();
+        let content = if change { Content::DiskUnlessHeld } else { Content::Newest };
+        let how = if change { How::AsConfigured } else { How::AtOnce };
+        let order = Draft { content, who: who.to_owned(), note: String::new(), how };
+        // Other refusals are logged where they are found.
+        matches!(self.order(order).await, Err(NotPublished::Busy(_))).then_some(Waiting)
     }
 
     fn publishes_on_change(&self) -> bool {
@@ -234,41 +293,107 @@ impl Controller {
         controller.is_none_or(|controller| controller.publish == PublishOn::Change)
     }
 
-    /// Publishes what is on disk, if it is good and new.
+    /// Publishes what is on disk as it says itself, if it is good and new.
     ///
     /// # Errors
     /// Every mistake, with its place; the last published state stays.
     pub async fn publish(self: &Arc<Self>, who: &str) -> Result<PublishOutcome, Vec<String>> {
+        let (content, how) = (Content::Disk, How::AsConfigured);
+        let order = Draft { content, who: who.to_owned(), note: String::new(), how };
+        self.order(order).await.map_err(NotPublished::reasons)
+    }
+
+    /// Publishes what is published already with what home adds to it: certificates that are due, keys of session tickets.
+    /// What people write on disk stays there.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub async fn refresh(self: &Arc<Self>, who: &str) -> Result<PublishOutcome, Vec<String>> {
+        let (content, how) = (Content::Newest, How::AtOnce);
+        let order = Draft { content, who: who.to_owned(), note: String::new(), how };
+        self.order(order).await.map_err(NotPublished::reasons)
+    }
+
+    /// Makes a snapshot and sends it on its way.
+    ///
+    /// # Errors
+    /// [`NotPublished`]; the last published state stays.
+    pub async fn order(self: &Arc<Self>, order: Draft) -> Result<PublishOutcome, NotPublished> {
         let _one = self.publishing.lock().await;
-        let this = Arc::clone(self);
+        if let Some(rollout) = self.rollout() {
+            return Err(NotPublished::Busy(format!(
+                "snapshot {} is being rolled out (wave {} of {}): wait for it, or end it with `nearside rollback`",
+                rollout.number,
+                rollout.wave,
+                rollout.waves.len()
+            )));
+        }
+        if let How::Waves(waves) = &order.how {
+            self.reaches(&waves.canary)?;
+        }
+        self.made(&order).await
+    }
+
+    /// Refuses canaries that can't be asked how they are.
+    fn reaches(&self, canaries: &[String]) -> Result<(), NotPublished> {
+        let inner = self.inner.lock();
+        let away = canaries.iter().filter(|name| {
+            let node = inner.nodes.get(*name);
+            node.is_some_and(|(node, _)| node.status().phase == Phase::Unreachable)
+        });
+        let away: Vec<&str> = away.map(String::as_str).collect();
+        if canaries.is_empty() || away.len() < canaries.len() {
+            return Ok(());
+        }
+        let reason = format!("{} can't be reached: choose another canary", away.join(", "));
+        Err(NotPublished::Refused(vec![reason]))
+    }
+
+    /// Makes a snapshot under the caller's lock.
+    async fn made(self: &Arc<Self>, order: &Draft) -> Result<PublishOutcome, NotPublished> {
+        let (this, wanted) = (Arc::clone(self), order.clone());
         let making = tokio::task::spawn_blocking(move || {
             let now = SystemTime::now();
-            Bundler { home: &this.home, journal: &this.journal, fleet_file: &this.fleet_file, now }.publish()
+            let bundler =
+                Bundler { home: &this.home, journal: &this.journal, fleet_file: &this.fleet_file, now };
+            let outcome = bundler.publish(&wanted);
+            if outcome.0.as_ref().is_ok_and(|published| published.new) {
+                // Still under the lock of publishing: what is being gathered must not be taken for old.
+                history::forget(&this.home.state, &this.journal);
+            }
+            outcome
         });
         // A panic is our bug; what is published stays, so it is a refusal like any other.
-        let (made, read) = making.await.map_err(|error| vec![format!("publishing failed: {error}")])?;
+        let made = making.await.map_err(|error| vec![format!("publishing failed: {error}")]);
+        let (made, read) = made.map_err(NotPublished::Refused)?;
         match made {
             Ok(published) => {
-                self.inner.lock().watched = read;
-                self.took(&published, who);
-                Ok(PublishOutcome { number: published.number, new: published.new })
+                if !read.is_empty() {
+                    self.inner.lock().watched = read;
+                }
+                self.took(&published, &order.who);
+                let rolling = published.new && published.publication.outcome == Outcome::Rolling;
+                Ok(PublishOutcome { number: published.number, new: published.new, rolling })
             }
             Err(refusal) => {
-                self.counters.refused.inc();
-                for reason in &refusal.reasons {
-                    tracing::error!("not published: {reason}");
-                }
                 let mut inner = self.inner.lock();
                 // What was good before is watched too: the mistake may be mended in any of its files.
                 inner.watched.extend(read);
+                let told = inner.refused == refusal.reasons;
                 inner.refused.clone_from(&refusal.reasons);
                 drop(inner);
-                self.events.raise(Event::new(
-                    EventKind::PublishRefused,
-                    FLEET_FILE,
-                    refusal.reasons.join("\n"),
-                ));
-                Err(refusal.reasons)
+                for reason in refusal.reasons.iter().filter(|_| !(refusal.held && told)) {
+                    tracing::error!("not published: {reason}");
+                }
+                if !refusal.held {
+                    self.counters.refused.inc();
+                    self.events.raise(Event::new(
+                        EventKind::PublishRefused,
+                        FLEET_FILE,
+                        refusal.reasons.join("\n"),
+                    ));
+                }
+                Err(NotPublished::Refused(refusal.reasons))
             }
         }
     }
@@ -285,10 +410,11 @@ impl Controller {
         if published.new {
             self.counters.publishes.inc();
             tracing::info!(number = published.number, who, "published");
-            self.audit(who, &format!("published snapshot {}", published.number));
+            let note = &published.publication.note;
+            let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+            self.audit(who, &format!("published snapshot {}{note}", published.number));
         }
-        let snapshot = (published.number, published.signed.clone());
-        self.desired.send_modify(|desired| desired.snapshot = Some(snapshot));
+        self.aim_at(published);
     }
 
     /// Starts tasks for new or moved nodes, ends those of gone ones.
@@ -411,7 +537,7 @@ impl Controller {
             bundler.renew(&config, site).map_err(|error| vec![error])?;
             self.audit(who, &format!("renewed the certificate of {site}"));
         }
-        self.publish(who).await
+        self.refresh(who).await
     }
 
     /// Where to tell what an operator should know.
@@ -449,6 +575,16 @@ impl Controller {
         }
     }
 
+    /// Compares two snapshots, or one with the files on disk; without `from`, the newest. Reads files: not for async code.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn diff(&self, from: Option<Side>, to: Side) -> Result<Diff, String> {
+        let newest = || self.journal.newest().ok().flatten().map(|(number, ..)| Side::Snapshot(number));
+        let from = from.or_else(newest).ok_or_else(|| "nothing was published yet".to_owned())?;
+        diff::diff(&self.home, &self.journal, &self.fleet_file, from, to, SystemTime::now())
+    }
+
     /// Nodes of a kind, by name.
     pub fn nodes(&self, kind: Kind) -> Vec<Arc<Node>> {
         let inner = self.inner.lock();
@@ -462,11 +598,15 @@ impl Controller {
     pub fn status(&self) -> Result<FleetStatus, JournalError> {
         let purges = self.purger.outbox().newest();
         let drains = self.journal.drains(seconds(SystemTime::now()))?;
-        let snapshot = self.desired.borrow().snapshot.as_ref().map(|(number, _)| *number);
+        let snapshot = self.desired.borrow().newest.as_ref().map(|target| target.number);
+        let newest = self.journal.publications(1)?.pop();
+        let rollout = self.rollout();
         let inner = self.inner.lock();
         Ok(FleetStatus {
             fleet: inner.config.as_ref().map(|config| config.fleet.clone()).unwrap_or_default(),
             snapshot,
+            newest,
+            rollout,
             refused: inner.refused.clone(),
             purges,
             drains,

@@ -1,135 +1,25 @@
-//! The controller against nodes that speak the real control protocol over mutual TLS but keep everything
-//! in memory: publish, refuse, offline, replay, drain.
+//! The controller against nodes that keep everything in memory: publish, refuse, offline, replay, drain.
 
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod support;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs,
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use http::{Method, StatusCode};
 use nearside_controller::{
     home,
     journal::Drain,
     nodes::{Kind, Phase},
     serve::Controller,
 };
-use nearside_fleet::{
-    Sha256,
-    purge::{Acknowledged, Mode, Purges, Scope},
-    snapshot::{PublicKey, Signed},
-};
-use nearside_node::{
-    ControlRequest, ControlResponse,
-    control::server::{Server, SharedTls, handler},
-    identity::Identity,
-    metrics::Metrics,
-    state::StateDir,
-    tls,
-};
-use serde_json::{Value, json};
+use nearside_fleet::purge::{Mode, Scope};
+use nearside_node::{metrics::Metrics, state::StateDir, tls};
 
-#[derive(Default)]
-struct Memory {
-    files: BTreeSet<String>,
-    snapshot: Option<u64>,
-    refuse: Option<String>,
-    purges: Vec<u64>,
-    drains: BTreeMap<String, Value>,
-}
-
-type Shared = Arc<Mutex<Memory>>;
-
-fn answer(memory: &Shared, node: &str, key: &PublicKey, request: &ControlRequest) -> ControlResponse {
-    let mut memory = memory.lock().unwrap();
-    match (&request.method, request.path.as_str()) {
-        (&Method::GET, "/v1/status") => ControlResponse::ok(&json!({
-            "node": node, "program": "test", "version": "0", "started": 0, "now": 0, "enrolled": true,
-            "serving": { "source": "snapshot", "snapshot": memory.snapshot, "since": 0 },
-        })),
-        (&Method::PUT, path) => {
-            let hash = path.rsplit('/').next().unwrap().to_owned();
-            assert_eq!(Sha256::of(&request.body).to_string(), hash, "what is sent is what was promised");
-            memory.files.insert(hash);
-            ControlResponse::ok(&json!({}))
-        }
-        (&Method::POST, "/v1/snapshots") => {
-            let signed: Signed = request.json().unwrap();
-            let snapshot = signed.verify(key, Some("test"), memory.snapshot).unwrap();
-            let needed: BTreeSet<String> =
-                snapshot.files_for(node).map(|file| file.sha256.to_string()).collect();
-            let missing: Vec<&String> = needed.iter().filter(|hash| !memory.files.contains(*hash)).collect();
-            if !missing.is_empty() {
-                return ControlResponse::json(StatusCode::CONFLICT, &json!({ "missing": missing }));
-            }
-            if let Some(reason) = &memory.refuse {
-                return ControlResponse::json(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    &json!({ "reasons": [reason] }),
-                );
-            }
-            memory.snapshot = Some(snapshot.number);
-            ControlResponse::ok(&json!({}))
-        }
-        (&Method::POST, "/v1/purges") => {
-            let purges: Purges = request.json().unwrap();
-            memory.purges.extend(purges.purges.iter().filter_map(|purge| purge.sequence));
-            ControlResponse::ok(&Acknowledged { through: *memory.purges.last().unwrap() })
-        }
-        (&Method::GET, "/v1/drains") => ControlResponse::ok(&memory.drains),
-        (&Method::POST, "/v1/drains") => {
-            let body: Value = request.json().unwrap();
-            memory.drains.insert(body["pop"].as_str().unwrap().to_owned(), body);
-            ControlResponse::ok(&json!({}))
-        }
-        (&Method::DELETE, path) => {
-            memory.drains.remove(path.trim_start_matches("/v1/drains/"));
-            ControlResponse::ok(&json!({}))
-        }
-        _ => ControlResponse::not_found(),
-    }
-}
-
-struct Fake {
-    memory: Shared,
-    task: tokio::task::JoinHandle<()>,
-}
-
-/// A node with its identity from `identities`, listening on `address`.
-async fn fake(identities: &Path, node: &str, address: SocketAddr) -> Fake {
-    let dir = identities.join(node);
-    let key: PublicKey = fs::read_to_string(dir.join("snapshot.pub")).unwrap().parse().unwrap();
-    let tls = SharedTls::default();
-    tls.store(Some(Identity::read(&dir).unwrap().credentials.server_config().unwrap()));
-    let memory = Shared::default();
-    let (shared, name) = (Arc::clone(&memory), node.to_owned());
-    let handler = handler(move |request: ControlRequest| {
-        let response = answer(&shared, &name, &key, &request);
-        async move { response }
-    });
-    let server = Server::new(handler, Metrics::new("test", "0").node);
-    let (_, accepting) = server.tcp(address, tls).await.unwrap();
-    Fake { memory, task: tokio::spawn(accepting) }
-}
-
-/// Waits for a condition, at most twenty seconds.
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let waiting = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
-}
-
-fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+use support::{Fake, fake, free, until};
 
 const ZONE: &str = "@ 60 IN SOA ns h 1 60 60 60 60\n@ 60 IN NS ns\nns 60 IN A 192.0.2.53\n";
 

@@ -47,7 +47,19 @@ pub static ROUTES: &[Route<Handle>] = &[
         Box::pin(status(call))
     }),
     row(Method::POST, "/v1/publish", Access::Change, "Publishes what is on disk", |call| {
-        Box::pin(publish(call))
+        Box::pin(publish::post(call))
+    }),
+    row(Method::POST, "/v1/rollback", Access::Change, "Goes back to an older snapshot", |call| {
+        Box::pin(publish::rollback(call))
+    }),
+    row(Method::GET, "/v1/history", Access::Read, "What was published, by whom and why", |call| {
+        Box::pin(publish::all(call))
+    }),
+    row(Method::GET, "/v1/history/{number}", Access::Read, "One snapshot and the files it changed", |call| {
+        Box::pin(publish::one(call))
+    }),
+    row(Method::GET, "/v1/diff", Access::Read, "What differs between snapshots, or from the disk", |call| {
+        Box::pin(publish::diff(call))
     }),
     row(Method::POST, "/v1/purges", Access::Deploy, "Purges at every PoP", |call| {
         Box::pin(purges::post(call))

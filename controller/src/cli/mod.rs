@@ -13,12 +13,14 @@ use nearside_node::{args, identity::Identity, tls};
 use crate::{
     api::{DrainRequest, RenewRequest, encode},
     client::{ClientError, Peer, json},
+    diff::Side,
     home,
     serve::PublishOutcome,
 };
 
 mod events;
 mod explain;
+mod history;
 mod init;
 mod publish;
 mod purge;
@@ -39,6 +41,8 @@ const LONG: Duration = Duration::from_secs(120);
     nearside init --fleet nearside.toml        make the CA, keys and one identity per node\n  \
     nearside check --fleet nearside.toml       find every mistake before it is published\n  \
     nearside status                            every node at a glance\n  \
+    nearside diff                              what is on disk and not published\n  \
+    nearside rollback                          back to what was good before\n  \
     nearside purge https://www.example.org/    at every PoP, acknowledged\n  \
     nearside drain fra --for 1h                take a PoP out of the answers\n\n\
     Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 the controller can't be reached, 4 done, but not at every PoP yet"
@@ -114,11 +118,34 @@ enum Command {
         client: String,
     },
     /// Publishes what is on disk and waits until every node has it
-    #[command(after_help = "Examples:\n  nearside publish")]
-    Publish {
-        /// How long to wait for the nodes
-        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-        wait: Duration,
+    #[command(after_help = "Examples:\n  \
+        nearside publish -m \"new origin\"\n  \
+        nearside publish --canary fra --watch 1m    to one PoP first; back by itself if it is worse off")]
+    Publish(publish::PublishArgs),
+    /// Goes back to what an older snapshot said; ends a rollout under way
+    #[command(
+        after_help = "Examples:\n  nearside rollback\n  nearside rollback 41 -m \"errors in Frankfurt\""
+    )]
+    Rollback(publish::RollbackArgs),
+    /// Shows what was published, when, by whom and why
+    #[command(after_help = "Examples:\n  nearside history\n  nearside history 42      the files it changed")]
+    History {
+        /// One snapshot and the files it changed
+        number: Option<u64>,
+        /// How many
+        #[arg(long, value_name = "COUNT", default_value = "20")]
+        count: usize,
+    },
+    /// Shows what differs: by default what is on disk from what is published
+    #[command(
+        after_help = "Examples:\n  nearside diff\n  nearside diff 41         the disk from snapshot 41\n  \
+        nearside diff 41 42"
+    )]
+    Diff {
+        /// A snapshot's number, or `disk` [default: the newest]
+        from: Option<Side>,
+        /// The same [default: disk]
+        to: Option<Side>,
     },
     /// Removes from every PoP's cache
     #[command(after_help = "Examples:\n  \
@@ -243,10 +270,10 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
         Command::Events(what) => events::events(at, &what).await,
         Command::Webhook(command) => events::webhook(at, command).await,
         Command::Explain { name, rtype, client } => explain::explain(at, &name, &rtype, &client).await,
-        Command::Publish { wait } => {
-            let outcome: PublishOutcome = at.post("/v1/publish", Bytes::new()).await?;
-            publish::settle(at, &outcome, wait).await
-        }
+        Command::Publish(asked) => publish::publish(at, asked).await,
+        Command::Rollback(asked) => publish::rollback(at, asked).await,
+        Command::History { number, count } => history::history(at, number, count).await,
+        Command::Diff { from, to } => history::diff(at, from, to).await,
         Command::Purge(what) => purge::purge(at, &what).await,
         Command::Warm(what) => warm::warm(at, &what).await,
         Command::Cached { url } => warm::cached(at, &url).await,

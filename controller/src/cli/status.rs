@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use nearside_node::args;
 
-use super::{Failure, HomeArgs, QUICK, failed};
+use super::{Failure, HomeArgs, QUICK, failed, publish::watched};
 use crate::{
     nodes::{Kind, Status},
     serve::FleetStatus,
 };
+
+/// Clocks that keep time by themselves drift less; identities are made an hour early to allow for more.
+const CLOCK_WARNING_SECONDS: i64 = 60;
 
 pub(super) async fn fleet_status(at: &HomeArgs) -> Result<FleetStatus, Failure> {
     Ok(at.peer()?.get("/v1/status", QUICK).await?)
@@ -27,12 +30,13 @@ pub(super) async fn status(at: &HomeArgs) -> Result<ExitCode, Failure> {
 fn print_status(status: &FleetStatus) {
     let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
     println!("fleet {}, snapshot {}, purges {}", status.fleet, number(status.snapshot), status.purges);
+    print_rollout(status);
     println!(
         "{:<16} {:<5} {:<12} {:>8} {:>6} {:>10}  VERSION",
         "NODE", "KIND", "PHASE", "SNAPSHOT", "LAG", "PURGE LAG"
     );
     for node in &status.nodes {
-        let lag = status.snapshot.zip(node.snapshot).map(|(newest, has)| newest.saturating_sub(has));
+        let lag = node.lag();
         let (kind, purges) = match node.kind {
             Kind::Edge => ("edge", Some(status.purges.saturating_sub(node.purges))),
             Kind::Dns => ("dns", None),
@@ -40,6 +44,10 @@ fn print_status(status: &FleetStatus) {
         let version = node.report.as_ref().map_or("-", |report| report.version.as_str());
         let (has, lag, purges) = (number(node.snapshot), number(lag), number(purges));
         println!("{:<16} {kind:<5} {:<12} {has:>8} {lag:>6} {purges:>10}  {version}", node.node, node.phase);
+        if let Some(ahead) = node.clock_ahead_seconds.filter(|ahead| ahead.abs() > CLOCK_WARNING_SECONDS) {
+            let way = if ahead > 0 { "ahead of" } else { "behind" };
+            println!("  its clock is {} s {way} home's: one of them is wrong", ahead.abs());
+        }
         if let Some(error) = &node.error {
             println!("  {}", error.replace('\n', "\n  "));
         }
@@ -51,6 +59,25 @@ fn print_status(status: &FleetStatus) {
     }
     for reason in &status.refused {
         println!("not published: {reason}");
+    }
+}
+
+/// A rollout under way, and a snapshot that home made by itself because the one before was taken back.
+fn print_rollout(status: &FleetStatus) {
+    if let Some(rollout) = &status.rollout {
+        let nodes = rollout.waves.get(rollout.wave - 1).map_or(String::new(), |wave| wave.join(", "));
+        println!(
+            "snapshot {} is being rolled out: wave {} of {} ({nodes}), {}; the others keep {}",
+            rollout.number,
+            rollout.wave,
+            rollout.waves.len(),
+            watched(rollout),
+            rollout.from
+        );
+    }
+    let back = status.newest.as_ref().and_then(|newest| Some((newest, newest.rollback_of?)));
+    if let Some((newest, number)) = back {
+        println!("snapshot {} repeats {number}: {} ({})", newest.number, newest.note, newest.who);
     }
 }
 
