@@ -253,8 +253,8 @@ impl Fleet {
         self.wait_status(node, "follows home", |status| status["serving"]["source"] == "snapshot");
     }
 
-    /// Starts the controller.
-    pub fn start_controller(&mut self) {
+    /// The command that starts the controller.
+    pub fn serve_controller(&self) -> Command {
         let mut command = Command::new(process::binary("nearside-controller"));
         command
             .arg("serve")
@@ -262,6 +262,12 @@ impl Fleet {
             .arg(self.fleet_file())
             .arg("--state-dir")
             .arg(self.state_dir("home"));
+        command
+    }
+
+    /// Starts the controller.
+    pub fn start_controller(&mut self) {
+        let mut command = self.serve_controller();
         self.run("controller", &mut command);
         wait::until("the controller answers", SOON, || {
             let status = self.nearside(&["status"]);
@@ -294,8 +300,8 @@ impl Fleet {
         });
     }
 
-    /// Starts a node, in the foreground of nobody; see [`Fleet::wait_serving`].
-    pub fn start(&mut self, node: &str) -> &mut Process {
+    /// The command that starts a node.
+    pub fn serve(&self, node: &str) -> Command {
         let program = if node.starts_with("ns") { "nearside-dns" } else { "nearside-edge" };
         let mut command = Command::new(process::binary(program));
         command.arg("serve").arg("--fleet").arg(self.fleet_file()).args(["--node", node]);
@@ -303,6 +309,12 @@ impl Fleet {
         if program == "nearside-dns" && self.exec_dir().exists() {
             command.arg("--exec-dir").arg(self.exec_dir());
         }
+        command
+    }
+
+    /// Starts a node, in the foreground of nobody; see [`Fleet::wait_serving`].
+    pub fn start(&mut self, node: &str) -> &mut Process {
+        let mut command = self.serve(node);
         self.run(node, &mut command)
     }
 

@@ -334,11 +334,11 @@ fn no_orphans(rig: &mut Rig) {
 // -- disk-full
 
 /// A small file system, gone with the drill.
-struct Mount(PathBuf);
+pub(super) struct Mount(PathBuf);
 
 impl Mount {
     /// A tmpfs at `at`. `Err`: why not here.
-    fn tmpfs(at: &Path, bytes: usize) -> Result<Mount, String> {
+    pub(super) fn tmpfs(at: &Path, bytes: usize) -> Result<Mount, String> {
         fs::create_dir_all(at).expect("a directory");
         let size = format!("size={bytes}");
         let mut mount = Command::new("mount");

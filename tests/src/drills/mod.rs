@@ -4,6 +4,7 @@
 //! own, so drills run in any order; each asserts what clients get *and* what an operator is told.
 
 pub mod cache;
+pub mod desired;
 mod dns;
 pub mod front;
 pub mod home;
@@ -134,6 +135,31 @@ pub const ALL: &[Drill] = &[
         name: "smuggling-table",
         what: "ambiguous requests never reach the origin, ambiguous responses no client",
         run: front::smuggling_table,
+    },
+    Drill {
+        name: "canary",
+        what: "a bad snapshot stops at the canary and goes back; a good one goes everywhere",
+        run: desired::canary,
+    },
+    Drill {
+        name: "forged-snapshot",
+        what: "snapshots of another key, changed ones, another fleet's, lying files: none is taken",
+        run: desired::forged_snapshot,
+    },
+    Drill {
+        name: "replayed-snapshot",
+        what: "old snapshots return, properly signed, home there or dark; none is taken",
+        run: desired::replayed_snapshot,
+    },
+    Drill {
+        name: "wrong-clock",
+        what: "nodes and home are a year off; they serve, say so, and lose no purge",
+        run: desired::wrong_clock,
+    },
+    Drill {
+        name: "node-disk-full",
+        what: "an edge has no room for a snapshot; it refuses it whole, serves on, heals",
+        run: desired::node_disk_full,
     },
     Drill {
         name: "config-swap-storm",
