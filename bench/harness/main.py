@@ -10,10 +10,11 @@ import sys
 import answer
 import dns
 import edge
+import purge
 from measure import Failure
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SUITES = {"answer": answer, "dns": dns, "edge": edge}
+SUITES = {"answer": answer, "dns": dns, "edge": edge, "purge": purge}
 
 
 def main(doc: str) -> int:
