@@ -9,6 +9,7 @@ pub mod acme;
 pub mod front;
 pub mod gates;
 mod rollout;
+pub mod rules;
 mod storage;
 pub mod tokens;
 pub mod transform;
@@ -387,6 +388,14 @@ pub struct Site {
     pub price_per_gb: Option<f64>,
     /// What is made of its stored responses.
     pub transform: transform::SiteTransform,
+    /// What it does to requests that meet conditions, in order.
+    pub rules: Vec<rules::SiteRule>,
+    /// Its clients in arms.
+    pub splits: Vec<rules::Split>,
+    /// What people see of errors.
+    pub error_pages: rules::ErrorPages,
+    /// Whose `X-Request-Id` is believed; others get one of ours.
+    pub request_id_from: Vec<Network>,
 }
 
 impl Site {

@@ -5,15 +5,20 @@
 //! only file that is read.
 
 pub mod config;
+pub mod countries;
 pub mod digest;
+pub mod fields;
 pub mod files;
+pub mod glob;
 pub mod mistake;
+pub mod patterns;
 pub mod purge;
 pub mod report;
 pub mod seal;
 pub mod signing;
 pub mod snapshot;
 pub mod spec;
+pub mod template;
 pub mod tickets;
 pub mod units;
 

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::{
     check_name, front, gates, keys, once, origin,
     reader::{Section, Value, integer, members},
-    transform,
+    rules, transform,
 };
 use crate::{
     config::{
@@ -59,6 +59,9 @@ fn site(name: Id, section: &Section<'_>, pops: &BTreeMap<Id, Pop>, shares: bool)
     let gates = gates::gates(section, shares);
     let price_per_gb = section.number("price_per_gb", 0.0, PRICE_MAX);
     let transform = transform::site(section);
+    let splits = rules::splits(section);
+    let rules = rules::rules(section, &rules::Names { origins: &origins, splits: &splits, hosts: &hosts });
+    let (error_pages, request_id_from) = (rules::error_pages(section), rules::request_id_from(section));
     Some(Site {
         name,
         hosts,
@@ -72,6 +75,10 @@ fn site(name: Id, section: &Section<'_>, pops: &BTreeMap<Id, Pop>, shares: bool)
         gates,
         price_per_gb,
         transform,
+        rules,
+        splits,
+        error_pages,
+        request_id_from,
     })
 }
 
@@ -306,7 +313,7 @@ fn cache_rule(section: &Section<'_>) -> Option<CacheRule> {
     sound.then_some(rule)
 }
 
-fn query(section: &Section<'_>, unsaid: QueryKey) -> QueryKey {
+pub(super) fn query(section: &Section<'_>, unsaid: QueryKey) -> QueryKey {
     let Some(value) = section.value("query") else { return unsaid };
     let words = [("keep", QueryKey::Keep), ("sort", QueryKey::Sort), ("ignore", QueryKey::Ignore)];
     if !value.get_ref().is_table() {

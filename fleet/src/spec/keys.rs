@@ -88,6 +88,10 @@ pub(crate) const SITE: &[&str] = &[
     "price_per_gb",
     "compress",
     "images",
+    "rule",
+    "split",
+    "error_pages",
+    "request_id_from",
 ];
 pub(crate) const GATES: &[&str] =
     &["secret", "network", "place", "rate", "concurrency", "waf", "bandwidth", "signed", "jwt"];
@@ -104,6 +108,69 @@ pub(crate) const GATE_WAF_RULE: &[&str] = &["id", "pattern", "in", "score"];
 pub(crate) const GATE_WAF_EXCLUDE: &[&str] = &["id", "path", "parameter"];
 pub(crate) const GATE_BANDWIDTH: &[&str] = &["per_response", "per_client", "after", "ipv6_prefix"];
 pub(crate) const SHARED_LIMITS: &[&str] = &["redis", "username", "password_file", "interval", "timeout"];
+pub(crate) const SITE_RULE: &[&str] = &["name", "when", "then", "continue"];
+pub(crate) const RULE_WHEN: &[&str] = &[
+    "path",
+    "path_regex",
+    "extension",
+    "method",
+    "host",
+    "scheme",
+    "header",
+    "cookie",
+    "query",
+    "country",
+    "continent",
+    "subdivision",
+    "asn",
+    "client",
+    "split",
+    "time",
+    "not",
+];
+/// As [`RULE_WHEN`], without another `not`.
+pub(crate) const RULE_NOT: &[&str] = &[
+    "path",
+    "path_regex",
+    "extension",
+    "method",
+    "host",
+    "scheme",
+    "header",
+    "cookie",
+    "query",
+    "country",
+    "continent",
+    "subdivision",
+    "asn",
+    "client",
+    "split",
+    "time",
+];
+pub(crate) const RULE_TIME: &[&str] = &["from", "until", "weekdays", "hours", "offset"];
+pub(crate) const THEN: &[&str] = &[
+    "cache",
+    "request_headers",
+    "response_headers",
+    "cors",
+    "rewrite",
+    "origin",
+    "same_content",
+    "throttle",
+    "tags",
+    "redirect",
+    "respond",
+    "block",
+];
+pub(crate) const RULE_CACHE: &[&str] = &["ttl", "client_cache_control", "bypass", "query", "key"];
+pub(crate) const RULE_KEY: &[&str] = &["headers", "cookies", "country", "splits"];
+pub(crate) const RULE_FIELDS: &[&str] = &["set", "add", "remove"];
+pub(crate) const RULE_CORS: &[&str] = &["origins", "methods", "headers", "expose", "credentials", "max_age"];
+pub(crate) const RULE_REWRITE: &[&str] = &["path", "query"];
+pub(crate) const RULE_REDIRECT: &[&str] = &["to", "status"];
+pub(crate) const RULE_RESPOND: &[&str] = &["status", "body", "file", "content_type"];
+pub(crate) const SPLIT: &[&str] = &["arms", "cookie", "set_cookie", "request_header", "response_header"];
+pub(crate) const ERROR_PAGES: &[&str] = &["pages", "replace_origin"];
 pub(crate) const HSTS: &[&str] = &["max_age", "include_subdomains", "preload"];
 pub(crate) const SITE_LIMITS: &[&str] = &["body_max", "connections_max", "requests_max"];
 pub(crate) const ORIGIN: &[&str] = &[
@@ -248,6 +315,19 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.cache.rule", CACHE_RULE),
     ("site.NAME.compress", COMPRESS),
     ("site.NAME.images", IMAGES),
+    ("site.NAME.rule", SITE_RULE),
+    ("site.NAME.rule.when", RULE_WHEN),
+    ("site.NAME.rule.when.time", RULE_TIME),
+    ("site.NAME.rule.then", THEN),
+    ("site.NAME.rule.then.cache", RULE_CACHE),
+    ("site.NAME.rule.then.cache.key", RULE_KEY),
+    ("site.NAME.rule.then.request_headers", RULE_FIELDS),
+    ("site.NAME.rule.then.cors", RULE_CORS),
+    ("site.NAME.rule.then.rewrite", RULE_REWRITE),
+    ("site.NAME.rule.then.redirect", RULE_REDIRECT),
+    ("site.NAME.rule.then.respond", RULE_RESPOND),
+    ("site.NAME.split.NAME", SPLIT),
+    ("site.NAME.error_pages", ERROR_PAGES),
     ("controller", CONTROLLER),
     ("controller.webhook.NAME", WEBHOOK),
     ("acme", ACME),

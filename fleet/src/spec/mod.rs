@@ -12,6 +12,7 @@ pub mod keys;
 mod origin;
 mod reader;
 mod rollout;
+mod rules;
 mod steering;
 mod storage;
 mod tokens;
