@@ -26,6 +26,7 @@ pub const ROUTES: &[Route<()>] = &[
     route(Method::GET, "/v1/origins", Access::Read, "Every site's origins, and how they are"),
     route(Method::POST, "/v1/warm", Access::Change, "Takes a list of URLs to fetch"),
     route(Method::GET, "/v1/warm", Access::Read, "How far the list of URLs to fetch is"),
+    route(Method::POST, "/v1/explain-http", Access::Read, "What would become of a request, and why"),
 ];
 
 /// `POST /v1/purges`: answers once all of them are in force and journaled.

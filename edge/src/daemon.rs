@@ -23,7 +23,7 @@ use serde_json::json;
 use crate::{
     alt_svc::Quic,
     cache::{self, Cache},
-    control,
+    control, explain,
     gates::{
         jwks,
         shared::{self, Settings},
@@ -346,6 +346,7 @@ impl Daemon for EdgeDaemon {
             (&Method::GET, "/v1/origins") => control::origins(&running.edge),
             (&Method::POST, "/v1/warm") => control::warm(&running.edge, &running.warmer, &asked),
             (&Method::GET, "/v1/warm") => control::warming(&running.warmer, &asked),
+            (&Method::POST, "/v1/explain-http") => explain::http(&running.edge, &asked, request::now()).await,
             _ => ControlResponse::not_found(),
         }
     }

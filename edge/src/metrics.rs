@@ -172,6 +172,18 @@ impl EdgeCollector {
             }
         }
         let mut family = encoder.encode_descriptor(
+            "rule_matched",
+            "Requests that a rule of their site matched",
+            None,
+            MetricType::Counter,
+        )?;
+        for site in self.edge.sites.load().iter() {
+            for (rule, count) in site.rulebook.iter().flat_map(|rulebook| rulebook.stats.all()) {
+                let labels = [("site", site.name.as_str()), ("rule", rule)];
+                labelled(&mut family, &labels, &ConstCounter::new(count))?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
             "head_seconds",
             "From a request read to its response head made",
             None,

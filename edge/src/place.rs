@@ -107,7 +107,7 @@ pub fn asked(site: &Site) -> impl Iterator<Item = &Match> {
         _ => &[],
     };
     let gate = site.gates.place.iter().flat_map(|gate| gate.allow.iter().chain(&gate.deny));
-    rules.iter().flat_map(|rule| &rule.when).chain(gate)
+    rules.iter().flat_map(|rule| &rule.when).chain(gate).chain(crate::rules::places_asked(site))
 }
 
 /// A client, and where it is as soon as somebody asks.

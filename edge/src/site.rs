@@ -9,6 +9,7 @@ use std::{
 };
 
 use nearside_fleet::{config, config::front::TlsVersion};
+use nearside_geoip::prefix::Prefix;
 
 use crate::{
     alt_svc::{AltSvc, Quic},
@@ -20,7 +21,8 @@ use crate::{
     },
     place::{self, Places},
     policy::Rules,
-    request::frontage::Frontage,
+    request::{frontage::Frontage, pages::Pages},
+    rules::{Rulebook, VARIANT},
     stats::SiteStats,
 };
 
@@ -52,6 +54,12 @@ pub struct Site {
     pub gates: Option<Arc<Gates>>,
     /// What is made of its stored responses, as configured.
     pub transform: config::transform::SiteTransform,
+    /// What it does to requests that meet conditions, if anything.
+    pub rulebook: Option<Arc<Rulebook>>,
+    /// What people see of errors, if it is more than a line.
+    pub pages: Option<Pages>,
+    /// Whose `X-Request-Id` is believed.
+    pub request_id_from: Vec<Prefix>,
 }
 
 /// All sites by host.
@@ -98,7 +106,7 @@ impl Sites {
             }
             match Site::build(site, &places, fleet, last, workers, quic) {
                 Ok(built) => sites.insert(Arc::new(Site { gates: gates.ok().flatten(), ..built })),
-                Err(error) => mistakes.push(format!("site {name}: origin: {error}")),
+                Err(error) => mistakes.push(format!("site {name}: {error}")),
             }
         }
         lists.settle();
@@ -150,9 +158,10 @@ impl Site {
             let secret = origin.storage.as_ref().map(Secret::load).transpose();
             Ok(Credentials { trust, secret: secret.map_err(|error| error.to_string())? })
         };
-        let credentials = site.origins.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let credentials = site.origins.iter().map(load).collect::<Result<Vec<_>, _>>();
+        let credentials = credentials.map_err(|error| format!("origin: {error}"))?;
         let origins = Origins::new(site, credentials, places, last.map(|last| &last.origins))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| format!("origin: {error}"))?;
         let shields = match fleet {
             Some(fleet) => {
                 let known = last.and_then(|last| last.shields.as_ref());
@@ -164,11 +173,24 @@ impl Site {
         if fleet.is_none() && !site.shields.is_empty() {
             tracing::warn!(site = site.name, "this node has no identity: shields are not used");
         }
+        let last_rules = last.and_then(|last| last.rulebook.as_deref());
+        let rulebook =
+            Rulebook::build(site, places, last_rules, workers).map_err(|error| format!("rules: {error}"))?;
+        let mut rules = Rules::from(&site.cache);
+        if rulebook.is_some() {
+            // What rules make of requests tells stored responses apart.
+            rules.key_headers.push(VARIANT);
+        }
+        let networks =
+            site.request_id_from.iter().filter_map(|&(address, length)| Prefix::new(address, length).ok());
         Ok(Site {
             name: site.name.clone(),
             origins,
             shields,
-            rules: Rules::from(&site.cache),
+            rules,
+            rulebook,
+            pages: Pages::build(&site.error_pages).map_err(|error| format!("error pages: {error}"))?,
+            request_id_from: networks.collect(),
             stats: last.map_or_else(|| SiteStats::new(workers), |last| last.stats.clone()),
             hosts: site.hosts.clone(),
             http3: AltSvc::new(site.http3, quic),

@@ -202,6 +202,44 @@ async fn the_clients_address_and_scheme_reach_the_origin_and_content_does_not_go
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rules_are_applied_once_and_shields_keep_what_they_make_apart() {
+    let origin = Origin::start(|number, asked| async move {
+        let field =
+            |name: &str| asked.headers().get(name).map_or("-", |value| value.to_str().unwrap()).to_owned();
+        let text = format!("{number} {} {} {}", asked.uri(), field("x-arm"), field("nearside-orders"));
+        said(200, &[("cache-control", "max-age=1")], text)
+    })
+    .await;
+    let fleet = Fleet::start(&origin).await;
+    let text = "version = 1\nfleet = \"x\"\n[site.www]\nhosts = \"www.cdn.test\"\norigin = \"http://o.test\"\n\
+                [[site.www.rule]]\nname = \"all\"\ncontinue = true\n\
+                then = { rewrite = { path = \"/r{path}\" }, cache = { ttl = \"1h\" }, tags = \"t\" }\n\
+                [[site.www.rule]]\nname = \"beta\"\nwhen = { cookie = { beta = true } }\n\
+                then = { request_headers = { add = { x-arm = \"beta\" }, remove = \"cookie\" } }\n";
+    let file = std::path::Path::new("/f/f.toml");
+    let loaded = nearside_fleet::spec::parse(file, text, &nearside_fleet::Files::beside(file)).unwrap();
+    for edge in fleet.edges.values() {
+        let mut config = edge.config.clone();
+        config.sites.get_mut("www").unwrap().rules = loaded.config.sites["www"].rules.clone();
+        edge.reload(config).unwrap();
+    }
+    for object in 0..4u64 {
+        let path = format!("/{object}");
+        let mut bodies = Vec::new();
+        for edge in fleet.edges.values() {
+            let plain = edge.get(&path, &[]).await;
+            let beta = edge.get(&path, &[("cookie", "beta=1")]).await;
+            assert!(beta.field("cache-status").contains("ttl=3"), "an hour: {beta:?}");
+            bodies.push((plain.text().to_owned(), beta.text().to_owned()));
+        }
+        let (first, second) = (2 * object + 1, 2 * object + 2);
+        let expected = (format!("{first} /r/{object} - -"), format!("{second} /r/{object} beta -"));
+        assert!(bodies.iter().all(|body| *body == expected), "{bodies:?}");
+    }
+    assert_eq!(origin.requests(), 8, "each variant once for all edges");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_nodes_of_the_fleet_get_past_the_handshake() {
     let origin = Origin::start(|number, _| cacheable(number)).await;
     let fleet = Fleet::start(&origin).await;

@@ -110,6 +110,26 @@ impl Line {
 }
 
 impl Throttle {
+    /// Of one response alone.
+    pub fn own(bytes_per_second: u64, now: Instant) -> Throttle {
+        Throttle {
+            own: Some(Line { bytes_per_second, free_at: Mutex::new(now) }),
+            shared: None,
+            piece_bytes: (bytes_per_second / 8).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX),
+            free_bytes: 0,
+            rest: Bytes::new(),
+            due_bytes: 0,
+            sleep: None,
+        }
+    }
+
+    /// Holds the response to the slower of its own pace and this one.
+    pub fn slow_to(&mut self, bytes_per_second: u64, now: Instant) {
+        let slower = self.own.as_ref().map_or(u64::MAX, |own| own.bytes_per_second).min(bytes_per_second);
+        self.own = Some(Line { bytes_per_second: slower, free_at: Mutex::new(now) });
+        self.piece_bytes = self.piece_bytes.min((slower / 8).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX));
+    }
+
     /// The next frame of `source`, when it is due.
     pub fn poll<E>(
         &mut self,

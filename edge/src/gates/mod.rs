@@ -15,6 +15,7 @@ pub mod bandwidth;
 pub mod buckets;
 pub mod concurrency;
 pub mod cookies;
+pub mod explain;
 pub mod jwks;
 pub mod jwt;
 pub mod network;

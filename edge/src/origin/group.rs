@@ -40,6 +40,8 @@ pub struct For<'a> {
     pub key: &'a str,
     /// Who asks.
     pub client: IpAddr,
+    /// The origins that a rule of the site names, by their positions; no others are asked.
+    pub listed: Option<&'a [usize]>,
 }
 
 /// What an origin's settings name by file.
@@ -278,6 +280,7 @@ impl Group {
             .collect();
         drop(health);
         let by = match &self.balance.strategy {
+            _ if asked.listed.is_some() => asked.listed.map_or(By::Position, By::Listed),
             Spread::Ordered => By::Position,
             Spread::Weighted => By::Chance(fastrand::u64(..)),
             Spread::Hash => {

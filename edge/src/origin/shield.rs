@@ -35,9 +35,19 @@ use super::{
     storage::SetupError,
     trust::Trust,
 };
+use crate::rules::{ORDERS, VARIANT};
 
 /// The newest purge of the fleet's sequence that the asking edge has seen.
 pub const PURGED: HeaderName = HeaderName::from_static("nearside-purged");
+
+/// What this edge's rules decided of a request, for a shield that does not apply them again.
+#[derive(Clone)]
+pub struct Orders {
+    /// In words of [`crate::rules::ORDERS`].
+    pub orders: HeaderValue,
+    /// The variant.
+    pub variant: Option<HeaderValue>,
+}
 
 /// What a shield says that will not answer, and why: [`BEHIND`].
 pub const REFUSED: HeaderName = HeaderName::from_static("nearside-shield");
@@ -158,6 +168,10 @@ impl Shields {
         let (head, body) = request.into_parts();
         let mut through = head.clone();
         through.headers.insert(PURGED, HeaderValue::from(purged));
+        if let Some(told) = head.extensions.get::<Orders>() {
+            through.headers.insert(ORDERS, told.orders.clone());
+            through.headers.extend(told.variant.clone().map(|variant| (VARIANT, variant)));
+        }
         for shield in self.order(asked.key) {
             // The one that is to ask the origin for all is this edge.
             let Some(origin) = &shield.origin else {

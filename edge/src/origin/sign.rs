@@ -9,7 +9,8 @@ use nearside_fleet::config;
 
 /// What goes to every origin, whatever its allow-list says: what HTTP needs, what validation and ranges need, and
 /// what we say ourselves.
-const ALWAYS: [HeaderName; 22] = [
+const ALWAYS: [HeaderName; 23] = [
+    HeaderName::from_static("x-request-id"),
     header::HOST,
     header::CONNECTION,
     header::UPGRADE,

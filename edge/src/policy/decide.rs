@@ -30,18 +30,26 @@ pub struct Request<'a> {
     pub has_range: bool,
     /// Whether the site wants the cache to have no part in it.
     pub bypass: bool,
+    /// Lifetime that a rule gives its answer in place of the origin's.
+    pub ttl: Option<Duration>,
 }
 
 impl<'a> Request<'a> {
     /// Digests the fields that decisions read.
     pub fn new(method: &'a Method, headers: &'a HeaderMap) -> Request<'a> {
         let has_range = *method == Method::GET && range::parse(headers).is_some();
-        Request { method, headers, directives: RequestDirectives::read(headers), has_range, bypass: false }
+        let directives = RequestDirectives::read(headers);
+        Request { method, headers, directives, has_range, bypass: false, ttl: None }
     }
 
     /// Notes what the site's rules make of it.
     pub fn under(self, rules: &Rules) -> Request<'a> {
         Request { bypass: rules.bypasses(self.headers), ..self }
+    }
+
+    /// Notes what rules make of it that look at requests.
+    pub fn ruled(self, bypass: bool, ttl: Option<Duration>) -> Request<'a> {
+        Request { bypass: self.bypass || bypass, ttl, ..self }
     }
 }
 
@@ -179,6 +187,14 @@ pub struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// Lifetime in place of whatever the origin says: of the rule that looks at requests, or else of the one that looks at
+    /// answers. The former is for what was asked for: an error is not, nor is a page of HTML under another's name.
+    pub fn ttl(&self, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+        let is_meant = status.as_u16() < 400 && !super::rules::is_disguised(self.path(), headers);
+        let asked = self.request.ttl.filter(|_| is_meant);
+        asked.or_else(|| self.rules.ttl(self.path(), status, headers))
+    }
+
     /// The target's path.
     pub fn path(&self) -> &str {
         let after_scheme = self.uri.find("://").map_or(0, |at| at + 3);

@@ -119,9 +119,15 @@ fn is_page(headers: &HeaderMap) -> bool {
 }
 
 /// The path as an origin sees it that takes encoded separators for separators; `None`: there are none.
-fn as_decoded(path: &str) -> Option<String> {
+pub(crate) fn as_decoded(path: &str) -> Option<String> {
     let has_separators = path.contains("%2F") || path.contains("%5C");
     has_separators.then(|| key::without_dot_segments(&path.replace("%2F", "/").replace("%5C", "/")))
+}
+
+/// Whether a response is a page of HTML under a name that is none of a page's.
+pub(super) fn is_disguised(path: &str, headers: &HeaderMap) -> bool {
+    extension(path).is_some_and(|found| !PAGES.iter().any(|page| page.eq_ignore_ascii_case(found)))
+        && is_page(headers)
 }
 
 /// What follows the last dot of the last segment.

@@ -84,7 +84,7 @@ fn may_store(
     if asked.request.bypass {
         return Err(Refusal::RequestNoStore);
     }
-    let explicit = governing.names_expiry(origin) || asked.rules.ttl(asked.path(), status, origin).is_some();
+    let explicit = governing.names_expiry(origin) || asked.ttl(status, origin).is_some();
     if !method_allows(asked, status, origin, explicit) {
         return Err(Refusal::Method);
     }
@@ -213,7 +213,7 @@ pub fn digest(
     let vary =
         Vary::new(origin, &asked.rules.key_headers, asked.request.headers).map_err(|_| Refusal::Vary)?;
     let date_secs = freshness::date_secs(origin, response_time);
-    let lifetime = asked.rules.ttl(asked.path(), status, origin).unwrap_or_else(|| {
+    let lifetime = asked.ttl(status, origin).unwrap_or_else(|| {
         let default = asked.rules.default_lifetime(status);
         governing.lifetime(origin, status, default, response_time).lifetime
     });

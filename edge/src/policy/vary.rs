@@ -82,6 +82,11 @@ impl Vary {
         state.hash_one(values.collect::<Vec<_>>())
     }
 
+    /// Whether it is selected by this field, among others.
+    pub fn names(&self, name: &HeaderName) -> bool {
+        self.fields.iter().any(|(known, _)| known == name)
+    }
+
     /// Whether a request with these fields is answered by this variant.
     pub fn matches(&self, request: &HeaderMap) -> bool {
         self.fields.iter().all(|(name, value)| normal_value(name, request) == *value)

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -194,6 +195,16 @@ impl Body {
     /// Keeps to what the site's gates ask until the body is dropped.
     pub fn hold_terms(&mut self, terms: Terms) {
         self.terms = Some(Box::new(terms));
+    }
+
+    /// Holds it to this pace, beside the terms it is sent on.
+    pub fn slow_to(&mut self, bytes_per_second: u64, now: Instant) {
+        let none = || Box::new(Terms { throttle: None, flight: None });
+        let terms = self.terms.get_or_insert_with(none);
+        match &mut terms.throttle {
+            Some(throttle) => throttle.slow_to(bytes_per_second, now),
+            None => terms.throttle = Some(Throttle::own(bytes_per_second, now)),
+        }
     }
 
     /// Bytes that were taken from the source and wait for their time.

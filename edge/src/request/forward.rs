@@ -14,12 +14,13 @@ use crate::{
     listen::connection::Client,
     origin::{SendBody, shield::PURGED},
     policy::Target,
+    rules::{ORDERS, VARIANT},
     site::Site,
 };
 
 /// Fields by which proxies speak of clients and of what they asked for: never a client's to set. Frameworks take
 /// some of them for the host, path or scheme to make a page from, which the cache key would not hold.
-const FORWARDING: [HeaderName; 16] = [
+const FORWARDING: [HeaderName; 18] = [
     header::FORWARDED,
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-proto"),
@@ -36,6 +37,8 @@ const FORWARDING: [HeaderName; 16] = [
     HeaderName::from_static("x-host"),
     HeaderName::from_static("front-end-https"),
     PURGED,
+    VARIANT,
+    ORDERS,
 ];
 
 /// Whether a request asks for a tunnel that is passed on. h2c is not: it would be HTTP again, past every

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::Answer;
+use super::{Answer, id::REQUEST_ID};
 use crate::listen::connection::Client;
 
 /// What is known of a request once its response head is.
@@ -17,6 +17,7 @@ pub struct Access {
     path: String,
     status: u16,
     outcome: &'static str,
+    request_id: String,
     started: Instant,
     head_us: u64,
 }
@@ -44,6 +45,12 @@ impl Access {
             path: path.to_owned(),
             status: answer.response.status().as_u16(),
             outcome: answer.outcome.name(),
+            request_id: answer
+                .response
+                .headers()
+                .get(REQUEST_ID)
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+                .unwrap_or_default(),
             started,
             head_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         })
@@ -60,6 +67,7 @@ impl Access {
             path = self.path,
             status = self.status,
             cache = self.outcome,
+            request_id = self.request_id,
             bytes = sent_bytes,
             head_us = self.head_us,
             total_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),

@@ -5,11 +5,12 @@
 //! again, and fetches alone where what came is not for it.
 
 use std::{
+    hash::BuildHasher,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 use http_body_util::Full;
 
 use super::{
@@ -21,7 +22,7 @@ use crate::{
         fill::{self, Keep},
         flight::{Join, Lease, Outcome as Waited},
     },
-    origin::{FetchBody, FetchError, For, SendBody},
+    origin::{FetchBody, FetchError, For, SendBody, shield::Orders},
     policy::{
         self, Asked, Collapse, Content, Fetch, Forward, Meta, Plan, Revalidate, Serve, StalePermit,
         Timestamp, Verdict,
@@ -194,7 +195,12 @@ pub(super) fn refresh(exchange: &Arc<Exchange>, found: &Candidates, revalidate: 
 /// need not wait for each other. A clash costs a wait, never a wrong answer.
 fn hint(exchange: &Exchange, found: &Candidates) -> u64 {
     let newest = found.first().map(|found| found.object.meta());
-    newest.map_or(0, |meta| meta.vary.hint(&exchange.headers, &exchange.edge.hints))
+    let hint = newest.map_or(0, |meta| meta.vary.hint(&exchange.headers, &exchange.edge.hints));
+    // Of something not stored yet nobody knows what it varies by, but for rules.
+    match exchange.variant() {
+        Some(variant) => hint ^ exchange.edge.hints.hash_one(variant),
+        None => hint,
+    }
 }
 
 /// Other requests' fetch failed: ours would too.
@@ -600,6 +606,19 @@ impl Asking {
     }
 }
 
+/// Adds the tags that rules give to those of the origin. What a 304 says of tags takes the place of what is stored, so
+/// ours join it; where it says nothing, what is stored has them.
+fn tag(exchange: &Exchange, response: &mut Response<FetchBody>) {
+    const TAGS: HeaderName = HeaderName::from_static("surrogate-key");
+    let Some(effects) = exchange.effects.as_ref().filter(|effects| !effects.tags.is_empty()) else { return };
+    if response.status() == StatusCode::NOT_MODIFIED && !response.headers().contains_key(&TAGS) {
+        return;
+    }
+    if let Ok(tags) = effects.tags.join(" ").parse() {
+        response.headers_mut().append(TAGS, tags);
+    }
+}
+
 /// Sends a request for this exchange, and counts it. Interim answers go to `interim`.
 pub(super) async fn ask(
     exchange: &Exchange,
@@ -624,7 +643,13 @@ pub(super) async fn ask(
                 });
             }
             stats.origin_fetches.fetch_add(1, Relaxed);
-            let asked = For { key: exchange.key.as_str(), client: exchange.client.peer.ip() };
+            let effects = exchange.effects.as_deref();
+            let listed = effects.and_then(|effects| effects.origins.as_deref());
+            let asked = For { key: exchange.key.as_str(), client: exchange.client.peer.ip(), listed };
+            let orders = effects.and_then(|effects| Some((effects.orders()?, effects.variant.clone())));
+            if let Some((orders, variant)) = orders.filter(|_| exchange.site.shields.is_some()) {
+                request.extensions_mut().insert(Orders { orders, variant });
+            }
             match exchange.site.shields.as_ref().filter(|_| exchange.client.node.is_none()) {
                 Some(shields) => {
                     let purged = exchange.edge.cache.purges().seen();
@@ -636,6 +661,10 @@ pub(super) async fn ask(
         }
         Err(error) => Err(FetchError::Unsendable(Arc::new(error))),
     };
+    let result = result.map(|mut response| {
+        tag(exchange, &mut response);
+        response
+    });
     if let Err(error) = &result {
         stats.origin_failures.fetch_add(1, Relaxed);
         tracing::warn!(site = exchange.site.name, %error, "origin gave no answer");

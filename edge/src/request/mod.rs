@@ -22,14 +22,17 @@ pub mod derive;
 pub mod forward;
 pub mod frontage;
 pub mod gate;
+pub mod id;
 pub mod incoming;
 pub mod interim;
 pub mod log;
 pub mod mend;
 pub mod miss;
+pub mod pages;
 pub mod partial;
 pub mod pass;
 pub mod refusal;
+pub mod ruled;
 pub mod tunnel;
 
 use std::{
@@ -43,7 +46,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use smallvec::SmallVec;
 
@@ -51,9 +54,11 @@ pub use self::{body::Body, gate::HEALTH_PATH, incoming::Incoming, refusal::Refus
 use self::{
     derive::{Query, Shape},
     gate::Gated,
+    id::REQUEST_ID,
     interim::InterimSink,
     log::Access,
     miss::Need,
+    pages::{About, Author},
     tunnel::Upgrade,
 };
 use crate::{
@@ -64,6 +69,7 @@ use crate::{
     origin::shield::PURGED,
     place::Seen,
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
+    rules::{Effects, VARIANT},
     site::{Site, Sites},
     stats::{Outcome, SiteStats},
     transform::Workshop,
@@ -184,6 +190,10 @@ pub struct Exchange {
     interim: Option<InterimSink>,
     /// What it wants of the site's transformations, if there are any.
     shape: Option<Box<Shape>>,
+    /// What rules make of it.
+    effects: Option<Box<Effects>>,
+    /// What it is called.
+    request_id: HeaderValue,
 }
 
 impl Exchange {
@@ -194,12 +204,24 @@ impl Exchange {
         scheme: &'static str,
         target: Target,
     ) -> Arc<Self> {
-        let key = CacheKey::new(&site.name, None, &target);
         let mut headers = HeaderMap::new();
         if let Ok(host) = target.host().parse() {
             headers.insert(header::HOST, host);
         }
         let client = Client::ourselves(scheme);
+        let (mut target, mut effects) = (target, None);
+        if site.rulebook.is_some()
+            && let Ok(uri) = target.path_and_query().parse()
+        {
+            let (seen, host) = (Seen::new(&site.places, client.peer.ip()), target.host().to_owned());
+            let asked =
+                ruled::Asked { scheme, host: &host, uri: &uri, method: &Method::GET, headers: &headers };
+            effects = ruled::foresee(&site, &seen, &asked, now());
+            target = ruled::target(&site, &asked, effects.as_deref());
+        }
+        let key = CacheKey::new(&site.name, None, &target);
+        let request_id = id::of(None, &client, &headers);
+        ruled::change(&site, &mut headers, effects.as_deref());
         Arc::new(Exchange {
             edge: edge.clone(),
             client,
@@ -211,6 +233,8 @@ impl Exchange {
             headers,
             interim: None,
             shape: None,
+            effects,
+            request_id,
         })
     }
 
@@ -224,6 +248,9 @@ impl Exchange {
     /// # Errors
     /// [`Refusal`], also where the site's rules pass such requests.
     pub(crate) async fn obtain(self: &Arc<Self>) -> Result<Answer, Refusal> {
+        if self.effects.as_ref().is_some_and(|effects| effects.made.is_some()) {
+            return Err(Refusal::NotCached);
+        }
         let found = self.lookup().await;
         match self.plan(&found, now()) {
             Plan::Serve(serve) | Plan::ServeAndRefresh(serve, _) => {
@@ -244,11 +271,30 @@ impl Exchange {
     }
 
     fn policy_request(&self) -> policy::Request<'_> {
-        policy::Request::new(&self.method, &self.headers).under(&self.site.rules)
+        self.judged_by(&self.headers)
+    }
+
+    /// The request as policy sees it, under these fields.
+    fn judged_by<'h>(&'h self, headers: &'h HeaderMap) -> policy::Request<'h> {
+        let request = policy::Request::new(&self.method, headers).under(&self.site.rules);
+        match &self.effects {
+            Some(effects) => request.ruled(effects.bypass, effects.ttl),
+            None => request,
+        }
     }
 
     async fn lookup(&self) -> Candidates {
-        self.edge.cache.lookup_with_gaps(&self.key).await
+        let mut found = self.edge.cache.lookup_with_gaps(&self.key).await;
+        if self.variant().is_some() {
+            // Stored before there were rules, it says nothing of variants: it is of the request without any.
+            found.retain(|found| found.object.meta().vary.names(&VARIANT));
+        }
+        found
+    }
+
+    /// Which variant rules make of it.
+    fn variant(&self) -> Option<&HeaderValue> {
+        self.effects.as_ref()?.variant.as_ref()
     }
 
     fn plan(&self, found: &Candidates, now: Timestamp) -> Plan {
@@ -307,18 +353,17 @@ pub async fn handle_within(
             return finish_local(edge, client, &request, answer, started, Some((&site, &host)));
         }
     }
+    // Looked up when somebody asks, and then once.
+    let seen = Seen::new(&site.places, client.peer.ip());
     // Another edge has asked its own gates: its clients are not known here.
     let admitted = match &site.gates {
-        Some(site_gates) if client.node.is_none() => {
-            let seen = Seen::new(&site.places, client.peer.ip());
-            match site_gates.admit(&mut request, &seen, started) {
-                Ok(admitted) => Some(admitted),
-                Err(denied) => {
-                    let answer = denied.answer(request.method());
-                    return finish_local(edge, client, &request, answer, started, Some((&site, &host)));
-                }
+        Some(site_gates) if client.node.is_none() => match site_gates.admit(&mut request, &seen, started) {
+            Ok(admitted) => Some(admitted),
+            Err(denied) => {
+                let answer = denied.answer(request.method());
+                return finish_local(edge, client, &request, answer, started, Some((&site, &host)));
             }
-        }
+        },
         _ => None,
     };
     let share = match site.share.take(Place::Request, site.front.limits.requests_max) {
@@ -329,8 +374,24 @@ pub async fn handle_within(
         }
     };
     let Reach { interim, upgrade } = reach;
+    let request_id = id::of(Some(&site), client, request.headers());
     let (mut parts, incoming) = request.into_parts();
-    let (shape, query) = match Shape::read(&site, client, &parts.uri, &mut parts.headers) {
+    let (mut effects, mut rewritten) = (None, None);
+    if site.rulebook.is_some() {
+        let asked = ruled::Asked {
+            scheme: client.scheme(),
+            host: &host,
+            uri: &parts.uri,
+            method: &parts.method,
+            headers: &parts.headers,
+        };
+        effects = ruled::decide(&site, client, &seen, &asked);
+        rewritten = effects.as_deref().and_then(|effects| ruled::rewritten(&asked, effects));
+        ruled::change(&site, &mut parts.headers, effects.as_deref());
+    }
+    parts.headers.insert(REQUEST_ID, request_id.clone());
+    let uri = rewritten.as_ref().unwrap_or(&parts.uri);
+    let (shape, query) = match Shape::read(&site, client, uri, &mut parts.headers) {
         Ok(read) => read,
         Err(refusal) => {
             let request = Request::from_parts(parts, incoming);
@@ -338,11 +399,13 @@ pub async fn handle_within(
         }
     };
     let query = match &query {
-        Query::AsAsked => parts.uri.query(),
+        Query::AsAsked => uri.query(),
         Query::Left(rest) => rest.as_deref(),
     };
-    let target = Target::new(&host, parts.uri.path(), query, &site.rules.query);
+    let keyed = ruled::keyed(&site, effects.as_deref());
+    let target = Target::new(&host, uri.path(), query, keyed);
     let key = CacheKey::new(&site.name, None, &target);
+    let has_content = !incoming.is_end_stream();
     let exchange = Arc::new(Exchange {
         edge: edge.clone(),
         client: client.clone(),
@@ -354,18 +417,33 @@ pub async fn handle_within(
         headers: parts.headers,
         interim,
         shape,
+        effects,
+        request_id,
     });
-    let answer = match lookup(&exchange, incoming, upgrade).await {
-        Ok(answer) => answer,
-        Err(refusal) => {
-            tracing::debug!(site = exchange.site.name, ?refusal, "refused");
-            refusal.answer()
+    let made = exchange.effects.as_ref().and_then(|effects| effects.made.as_ref());
+    let (author, answer) = match made {
+        Some(made) => {
+            let mut answer = ruled::answer(made, &exchange.method);
+            if has_content {
+                deliver::close_after(answer.response.headers_mut());
+            }
+            (if made.is_refusal { Author::Edge } else { Author::Rule }, answer)
         }
+        None => match lookup(&exchange, incoming, upgrade).await {
+            Ok(answer) => (Author::Origin, answer),
+            Err(refusal) => {
+                tracing::debug!(site = exchange.site.name, ?refusal, "refused");
+                (Author::Edge, refusal.answer())
+            }
+        },
     };
-    let mut response = finish(&exchange, answer, started);
+    let mut response = finish(&exchange, author, answer, started);
     response.body_mut().hold_share(share);
     if let Some(admitted) = admitted {
         admitted.dress(&mut response);
+    }
+    if let Some(rate) = exchange.effects.as_ref().and_then(|effects| effects.throttle) {
+        response.body_mut().slow_to(rate, started);
     }
     response
 }
@@ -408,7 +486,21 @@ async fn lookup(
     }
 }
 
-fn finish(exchange: &Exchange, mut answer: Answer, started: Instant) -> Response<Body> {
+fn finish(exchange: &Exchange, author: Author, mut answer: Answer, started: Instant) -> Response<Body> {
+    if let Some(pages) = &exchange.site.pages {
+        let about = About {
+            method: &exchange.method,
+            headers: &exchange.headers,
+            host: exchange.target.host(),
+            request_id: &exchange.request_id,
+        };
+        pages.dress(author, &mut answer, &about);
+    }
+    let status = answer.response.status();
+    if let Some(effects) = &exchange.effects {
+        effects.dress(&exchange.headers, status, answer.response.headers_mut());
+    }
+    answer.response.headers_mut().insert(REQUEST_ID, exchange.request_id.clone());
     let stats = &exchange.site.stats;
     stats.here().responded(answer.outcome, answer.response.status(), started.elapsed());
     let access = Access::enabled().then(|| {
@@ -443,6 +535,12 @@ fn finish_local(
     let stats = of.map_or(&edge.unknown, |(site, _)| &site.stats);
     stats.here().responded(answer.outcome, answer.response.status(), started.elapsed());
     let host = of.map_or("", |(_, host)| host);
+    let request_id = id::of(of.map(|(site, _)| site), client, request.headers());
+    if let Some(pages) = of.and_then(|(site, _)| site.pages.as_ref()) {
+        let (method, headers) = (request.method(), request.headers());
+        pages.dress(Author::Edge, &mut answer, &About { method, headers, host, request_id: &request_id });
+    }
+    answer.response.headers_mut().insert(REQUEST_ID, request_id);
     let access = Access::enabled()
         .then(|| Access::new(client, request.method(), host, request.uri().path(), &answer, started));
     answer.response.body_mut().account(stats.clone(), access);

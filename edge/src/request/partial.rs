@@ -184,7 +184,7 @@ async fn ask(exchange: &Arc<Exchange>, object: &Arc<Object>, lease: RangeLease) 
 }
 
 fn judge(exchange: &Exchange, asked: &HeaderMap, response: &Response<FetchBody>, times: Times) -> Verdict {
-    let request = policy::Request::new(&exchange.method, asked).under(&exchange.site.rules);
+    let request = exchange.judged_by(asked);
     let asked = Asked {
         request: &request,
         rules: &exchange.site.rules,

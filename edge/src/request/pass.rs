@@ -24,7 +24,7 @@ pub(super) async fn pass(
     forward: Forward,
     incoming: Incoming,
 ) -> Result<Answer, Refusal> {
-    let mut fields = headers::upstream_pass(&exchange.headers);
+    let mut fields = upstream(exchange);
     headers::ask_for_trailers(&exchange.headers, &mut fields);
     // Nobody else wants the answer: a client that leaves takes the fetch with it.
     let waiting = Waiting::new(&exchange.client);
@@ -47,6 +47,15 @@ pub(super) async fn pass(
         return Ok(deliver::object_with(exchange, &object, &serve, fields, &account, Outcome::Pass));
     }
     Ok(miss::passed(exchange, forward, response, times, None))
+}
+
+/// The fields for the origin: with what rules tell it of what the cache has no part in.
+fn upstream(exchange: &Exchange) -> HeaderMap {
+    let mut fields = headers::upstream_pass(&exchange.headers);
+    for (name, value) in exchange.effects.iter().flat_map(|effects| &effects.of_passes) {
+        fields.insert(name.clone(), value.clone());
+    }
+    fields
 }
 
 /// The head under which an answer to POST answers later GETs: where it names an expiry and its own target
@@ -98,7 +107,7 @@ pub(super) async fn tunnel(
         // Content and tunnel on one connection leave open where one ends.
         return Err(Refusal::UpgradeWithContent);
     }
-    let mut fields = headers::upstream_pass(&exchange.headers);
+    let mut fields = upstream(exchange);
     fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(header::UPGRADE, protocol);
     let (answer, times) = miss::ask(exchange, fields, SendBody::Empty, None).await;
