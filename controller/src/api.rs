@@ -7,6 +7,7 @@
 pub mod certificates;
 pub mod drains;
 pub mod events;
+pub mod explain_http;
 pub mod limits;
 pub mod publish;
 pub mod purges;

@@ -67,6 +67,20 @@ const CONTROLLER: &[Sample] = &[
     ("post", "/v1/certificates/renew", "", "{}", 200),
     ("post", "/v1/certificates/renew", "", r#"{"site": "none"}"#, 422),
     ("get", "/v1/explain", "?name=www.cdn.test&client=91.64.0.1", "", 200),
+    (
+        "post",
+        "/v1/explain/http",
+        "",
+        r#"{"url": "https://www.cdn.test/x", "client": "91.64.0.1", "pop": "fra"}"#,
+        200,
+    ),
+    (
+        "post",
+        "/v1/explain/http",
+        "",
+        r#"{"url": "https://www.cdn.test/x", "client": "91.64.0.1", "pop": "xyz"}"#,
+        502,
+    ),
     ("get", "/v1/events", "?since=3600", "", 200),
     ("get", "/v1/events", "?since=x", "", 400),
     ("get", "/v1/webhooks", "", "", 200),
@@ -101,6 +115,15 @@ const EDGE: &[Sample] = &[
     ("get", "/v1/warm", "?job=x", "", 200),
     ("get", "/v1/warm", "?job=y", "", 404),
     ("get", "/v1/warm", "", "", 200),
+    (
+        "post",
+        "/v1/explain-http",
+        "",
+        r#"{"url": "https://www.cdn.test/x", "client": "91.64.0.1", "method": "HEAD", "headers": [["accept", "text/html"]]}"#,
+        200,
+    ),
+    ("post", "/v1/explain-http", "", r#"{"url": "https://nobody.test/", "client": "91.64.0.1"}"#, 200),
+    ("post", "/v1/explain-http", "", r#"{"url": "/x", "client": "91.64.0.1"}"#, 400),
 ];
 
 const DNS: &[Sample] = &[

@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use http::Method;
 use nearside_node::{Access, ControlRequest, ControlResponse, Route, metrics::Metrics};
 
-use super::{certificates, drains, events, explain, publish, purges, route, status, warm};
+use super::{certificates, drains, events, explain, explain_http, publish, purges, route, status, warm};
 use crate::serve::Controller;
 
 /// A request that was found in the table, from a caller that may make it.
@@ -102,4 +102,11 @@ pub static ROUTES: &[Route<Handle>] = &[
     row(Method::GET, "/v1/explain", Access::Read, "Asks a DNS node why a client is answered so", |call| {
         Box::pin(explain(call))
     }),
+    row(
+        Method::POST,
+        "/v1/explain/http",
+        Access::Read,
+        "Asks an edge what would become of a request, and why",
+        |call| Box::pin(explain_http::post(call)),
+    ),
 ];

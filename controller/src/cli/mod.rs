@@ -103,20 +103,12 @@ enum Command {
     #[command(after_help = "Examples:\n  nearside webhook list\n  nearside webhook test ops")]
     #[command(subcommand)]
     Webhook(events::WebhookCommand),
-    /// Says what a name is answered for a client, and why
+    /// Says what a name is answered for a client, and why; or what becomes of a request
     #[command(after_help = "Examples:\n  \
         nearside explain www.example.org A --client 198.51.100.7\n  \
-        nearside explain www.example.org AAAA --client 2001:db8::/48")]
-    Explain {
-        /// The name
-        name: String,
-        /// The record type
-        #[arg(default_value = "A")]
-        rtype: String,
-        /// The client's address or subnet
-        #[arg(long, value_name = "IP[/LEN]")]
-        client: String,
-    },
+        nearside explain www.example.org AAAA --client 2001:db8::/48\n  \
+        nearside explain http https://www.example.org/ --client 198.51.100.7")]
+    Explain(explain::ExplainArgs),
     /// Publishes what is on disk and waits until every node has it
     #[command(after_help = "Examples:\n  \
         nearside publish -m \"new origin\"\n  \
@@ -269,7 +261,7 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
         Command::Status => status::status(at).await,
         Command::Events(what) => events::events(at, &what).await,
         Command::Webhook(command) => events::webhook(at, command).await,
-        Command::Explain { name, rtype, client } => explain::explain(at, &name, &rtype, &client).await,
+        Command::Explain(args) => explain::explain(at, args).await,
         Command::Publish(asked) => publish::publish(at, asked).await,
         Command::Rollback(asked) => publish::rollback(at, asked).await,
         Command::History { number, count } => history::history(at, number, count).await,
