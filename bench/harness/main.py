@@ -11,10 +11,11 @@ import answer
 import dns
 import edge
 import purge
+import rules
 from measure import Failure
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SUITES = {"answer": answer, "dns": dns, "edge": edge, "purge": purge}
+SUITES = {"answer": answer, "dns": dns, "edge": edge, "purge": purge, "rules": rules}
 
 
 def main(doc: str) -> int:
