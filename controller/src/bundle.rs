@@ -276,9 +276,19 @@ impl Bundler<'_> {
     /// Adds what home makes by itself: certificates of the fleet's CA, keys of session tickets.
     fn add_own(&self, config: &Config, files: &mut Entries) -> Result<(), String> {
         let dir = nearside_fleet::files::absolute(self.fleet_file).parent().map(|dir| dir.join(FLEET_CA_DIR));
-        for site in config.sites.values().filter(|site| site.tls == Some(SiteTls::FleetCa)) {
+        for site in config.sites.values() {
+            let issued = match &site.tls {
+                Some(SiteTls::FleetCa) => self.certificate(config, &site.name, &site.hosts)?,
+                // Until one has come, what the site had before is served on, whoever issued it.
+                Some(SiteTls::Acme(_) | SiteTls::Import) => {
+                    match self.journal.certificate(&site.name).map_err(|error| error.to_string())? {
+                        Some(kept) => kept,
+                        None => continue,
+                    }
+                }
+                Some(SiteTls::Files { .. }) | None => continue,
+            };
             let dir = dir.as_ref().ok_or("the fleet file is in no directory")?;
-            let issued = self.certificate(config, &site.name, &site.hosts)?;
             let path = |end: &str| tree_path(&dir.join(format!("{}.{end}", site.name)));
             self.add_clear(files, &path("cert.pem"), issued.chain.as_bytes())?;
             self.add_sealed(files, config.pops.keys().collect(), &path("key.pem"), issued.key.as_bytes())?;

@@ -4,6 +4,7 @@
 //! made from async code directly. Content of files is not here but in `files/`, by hash. It decides
 //! nothing.
 
+pub mod acme;
 pub mod publications;
 pub mod purge;
 
@@ -81,6 +82,7 @@ impl Journal {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.execute_batch(SCHEMA)?;
         connection.execute_batch(events::SCHEMA)?;
+        connection.execute_batch(acme::SCHEMA)?;
         connection.execute_batch(publications::SCHEMA)?;
         Ok(Self { connection: Mutex::new(connection) })
     }

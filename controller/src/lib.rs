@@ -6,9 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acme;
 pub mod alarms;
 pub mod api;
 pub mod bundle;
+pub mod certs;
 pub mod check;
 pub mod cli;
 pub mod client;
@@ -17,8 +19,10 @@ pub mod events;
 pub mod gauges;
 pub mod history;
 pub mod home;
+pub mod import;
 pub mod journal;
 pub mod nodes;
+pub mod pair;
 pub mod purge;
 pub mod rollout;
 pub mod route;

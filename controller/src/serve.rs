@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
+    acme::{self, Acme, Desk, challenge::DnsNode},
     alarms::Alarms,
     bundle::{Bundler, Content, Draft, How, Published},
     client::Peer,
@@ -151,6 +152,7 @@ pub struct Controller {
     router: Router,
     events: Events,
     webhooks: Webhooks,
+    acme: Acme,
     fleet_file: PathBuf,
     tls: Arc<rustls::ClientConfig>,
     desired: watch::Sender<Desired>,
@@ -191,6 +193,7 @@ impl Controller {
         let purger = Purger::start(Arc::clone(&journal))?;
         let events = Events::new(Arc::clone(&journal));
         let webhooks = Webhooks::new(Arc::clone(&journal));
+        let acme = Acme::new(Arc::clone(&journal));
         let counters = Counters {
             publishes: Counter::default(),
             refused: Counter::default(),
@@ -204,6 +207,7 @@ impl Controller {
             registry.register("publishes_refused", "Edits that were not published", counters.refused.clone());
             registry.register("purges", "Purges ordered", counters.purges.clone());
             purger.register(registry);
+            acme.register(registry);
             registry.register("events", "Events journaled", events.told.clone());
             let webhooks::Counters { delivered, failed } = webhooks.counters.clone();
             registry.register("webhook_messages", "Messages that webhooks took", delivered);
@@ -224,6 +228,7 @@ impl Controller {
             router: Router::default(),
             events,
             webhooks,
+            acme,
             fleet_file,
             tls,
             desired,
@@ -405,6 +410,7 @@ impl Controller {
             inner.refused.clear();
             inner.config = Some(published.config.clone());
         }
+        self.acme.wake();
         self.events.clear(EventKind::PublishRefused, FLEET_FILE);
         self.counters.snapshot.set(i64::try_from(published.number).unwrap_or(i64::MAX));
         if published.new {
@@ -514,7 +520,8 @@ impl Controller {
         Ok(lifted)
     }
 
-    /// Renews certificates from the fleet's CA (all sites, or one) and publishes them.
+    /// Renews certificates and publishes them: of all sites that have theirs from the fleet's CA, or of one site, from
+    /// whoever issues it.
     ///
     /// # Errors
     /// In words.
@@ -525,6 +532,12 @@ impl Controller {
     ) -> Result<PublishOutcome, Vec<String>> {
         let config =
             self.inner.lock().config.clone().ok_or_else(|| vec!["nothing was published yet".to_owned()])?;
+        let orders = |site: &str| Acme::sites(&config).any(|(found, _)| found.name == site);
+        if let Some(site) = site.filter(|site| orders(site)) {
+            let outcome = acme::follow::now(self, site, who).await?;
+            self.audit(who, &format!("renewed the certificate of {site}"));
+            return Ok(outcome);
+        }
         let ours =
             |site: &&nearside_fleet::config::Site| site.tls == Some(nearside_fleet::config::SiteTls::FleetCa);
         let sites: Vec<String> = match site {
@@ -540,6 +553,27 @@ impl Controller {
         self.refresh(who).await
     }
 
+    /// What orders certificates.
+    pub fn acme(&self) -> &Acme {
+        &self.acme
+    }
+
+    /// What was published last, and the DNS nodes of it; `None`: nothing was yet.
+    pub fn desk(&self) -> Option<Desk> {
+        let config = self.inner.lock().config.clone()?;
+        let nodes = config.dns.values().map(|node| DnsNode {
+            name: node.name.clone(),
+            peer: node.control.map(|address| Peer {
+                name: node.name.clone(),
+                address,
+                tls: Arc::clone(&self.tls),
+            }),
+            asked: DnsNode::address(node),
+        });
+        let nodes = nodes.collect();
+        Some(Desk { config, nodes })
+    }
+
     /// Where to tell what an operator should know.
     pub fn events(&self) -> &Events {
         &self.events
@@ -548,6 +582,11 @@ impl Controller {
     /// Who is told of it.
     pub fn webhooks(&self) -> &Webhooks {
         &self.webhooks
+    }
+
+    /// Writes down who did what.
+    pub fn note(&self, who: &str, what: &str) {
+        self.audit(who, what);
     }
 
     /// What is remembered over restarts.

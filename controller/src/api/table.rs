@@ -84,12 +84,36 @@ pub static ROUTES: &[Route<Handle>] = &[
         Box::pin(drains::delete(call))
     }),
     row(
-        Method::POST,
-        "/v1/certificates/renew",
-        Access::Change,
-        "Renews certificates of the fleet's CA",
-        |call| Box::pin(certificates::renew(call)),
+        Method::GET,
+        "/v1/certificates",
+        Access::Read,
+        "Certificates as home has them and as PoPs show them",
+        |call| Box::pin(certificates::list(call)),
     ),
+    row(
+        Method::PUT,
+        "/v1/certificates/{site}",
+        Access::Change,
+        "Takes a certificate from another ACME client",
+        |call| Box::pin(certificates::push(call)),
+    ),
+    row(
+        Method::POST,
+        "/v1/certificates/revoke",
+        Access::Change,
+        "Revokes a certificate that home ordered",
+        |call| Box::pin(certificates::revoke(call)),
+    ),
+    row(
+        Method::POST,
+        "/v1/certificates/rotate-key",
+        Access::Change,
+        "Gives an account at an authority another key",
+        |call| Box::pin(certificates::rotate(call)),
+    ),
+    row(Method::POST, "/v1/certificates/renew", Access::Change, "Renews certificates now", |call| {
+        Box::pin(certificates::renew(call))
+    }),
     row(Method::GET, "/v1/events", Access::Read, "What is wrong now, and what was told", |call| {
         Box::pin(events::list(call))
     }),

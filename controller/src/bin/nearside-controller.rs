@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use nearside_controller::{api, home, serve::Controller};
+use nearside_controller::{acme, api, certs, home, import, serve::Controller};
 use nearside_node::{
     args::{self, LogArgs},
     control::server::{Server, SharedTls, handler},
@@ -114,6 +114,9 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
     }
     let following = tokio::spawn(Arc::clone(&controller).follow());
     let watching = tokio::spawn(Arc::clone(&controller).watch_over());
+    let ordering = tokio::spawn(acme::follow::follow(Arc::clone(&controller)));
+    let importing = tokio::spawn(import::follow(Arc::clone(&controller)));
+    let expiring = tokio::spawn(certs::watch_ends(Arc::clone(&controller)));
     tracing::info!(listen = %bound, not_after = identity.not_after, "the controller is up");
     tokio::spawn(ready::watchdog());
     ready::ready("serving");
@@ -123,6 +126,9 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
     }
     ready::stopping();
     following.abort();
+    ordering.abort();
+    importing.abort();
+    expiring.abort();
     watching.abort();
     tracing::info!(at = home::seconds(std::time::SystemTime::now()), "stopped");
     Ok(())

@@ -11,13 +11,14 @@ use nearside_fleet::units;
 use nearside_node::{args, identity::Identity, tls};
 
 use crate::{
-    api::{DrainRequest, RenewRequest, encode},
+    api::{DrainRequest, encode},
     client::{ClientError, Peer, json},
     diff::Side,
     home,
     serve::PublishOutcome,
 };
 
+mod certs;
 mod events;
 mod explain;
 mod history;
@@ -187,19 +188,14 @@ enum Command {
         nearside sign https://www.example.org/hls/7/ --cookie --expires 12h\n  \
         nearside sign --new-key 2026-11 >> secrets/www.urls")]
     Sign(sign::SignArgs),
-    /// Certificates from the fleet's CA
-    #[command(after_help = "Examples:\n  nearside cert renew\n  nearside cert renew www")]
+    /// Every site's certificate: who issued it, how long it holds, which PoPs show it
+    #[command(
+        after_help = "Examples:\n  nearside certs\n  nearside certs www --json\n\nThe exit code is 1 if anything is wrong"
+    )]
+    Certs(certs::CertsArgs),
+    /// Renews, pushes, revokes certificates
     #[command(subcommand)]
-    Cert(CertCommand),
-}
-
-#[derive(Subcommand)]
-enum CertCommand {
-    /// Renews now and publishes
-    Renew {
-        /// Only this site's
-        site: Option<String>,
-    },
+    Cert(certs::CertCommand),
 }
 
 /// Why a command failed; decides the exit code.
@@ -286,11 +282,8 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
             println!("{pop} is back");
             Ok(args::OK)
         }
-        Command::Cert(CertCommand::Renew { site }) => {
-            let outcome: PublishOutcome =
-                at.post("/v1/certificates/renew", json(&RenewRequest { site })).await?;
-            publish::settle(at, &outcome, Duration::from_secs(30)).await
-        }
+        Command::Certs(what) => certs::certs(at, &what).await,
+        Command::Cert(command) => certs::cert(at, command).await,
     }
 }
 
