@@ -19,6 +19,7 @@ pub mod fleet;
 pub mod loopback;
 pub mod origin;
 pub mod partition;
+pub mod pebble;
 pub mod process;
 pub mod schema;
 pub mod visitor;

@@ -3,6 +3,7 @@
 //! A drill is a function that panics with what it saw when the fleet did not cope. Each has a fleet of its
 //! own, so drills run in any order; each asserts what clients get *and* what an operator is told.
 
+pub mod acme;
 pub mod cache;
 pub mod desired;
 mod dns;
@@ -160,6 +161,11 @@ pub const ALL: &[Drill] = &[
         name: "node-disk-full",
         what: "an edge has no room for a snapshot; it refuses it whole, serves on, heals",
         run: desired::node_disk_full,
+    },
+    Drill {
+        name: "acme-killed",
+        what: "home is killed while it orders a certificate; one order, one certificate, no challenge left",
+        run: acme::killed,
     },
     Drill {
         name: "config-swap-storm",
