@@ -88,7 +88,7 @@ fn the_next_authority_is_asked_where_one_is_away_and_caa_records_are_heeded() {
                 [acme]\ndirectories = [\"dead\", \"pebble\"]\n";
     let mut ordering = Ordering::prepared(ACME, dead);
     let zone = ordering.fleet.zone_file();
-    let text = fs::read_to_string(&zone).unwrap();
+    let text = fs::read_to_string(&zone).expect("a file");
     fs::write(&zone, format!("{text}@ IN CAA 0 issue \"other.test\"\n")).unwrap();
     for node in ["fra", "ns1", "ns2"] {
         ordering.start(node);
@@ -144,16 +144,16 @@ fn a_foreign_name_is_validated_where_its_challenge_is_delegated_to() {
 /// The servers of `example`, and a resolver that knows where they and ours are.
 fn foreign(fleet: &mut Fleet) {
     let dir = fleet.path("foreign");
-    fs::create_dir_all(dir.join("zones")).unwrap();
+    fs::create_dir_all(dir.join("zones")).expect("a directory");
     let (server, resolver) = (fleet.block.socket(61, 5353), fleet.block.socket(60, 5300));
     let zone = "@ 60 SOA ns h 1 7200 900 1209600 60\n@ 60 NS ns\nns 60 A 192.0.2.1\n\
                 _acme-challenge.shop 60 CNAME shop-example.acme.cdn.test.\n";
-    fs::write(dir.join("zones/example.zone"), zone).unwrap();
+    fs::write(dir.join("zones/example.zone"), zone).expect("a file");
     let text = format!(
         "version = 1\nfleet = \"foreign\"\n[dns.other]\nlisten = \"{server}\"\nworkers = 1\n\
          [zone.\"example\"]\nfile = \"zones/example.zone\"\n"
     );
-    fs::write(dir.join("nearside.toml"), text).unwrap();
+    fs::write(dir.join("nearside.toml"), text).expect("a file");
     let mut dns = Command::new(process::binary("nearside-dns"));
     dns.arg("serve").arg("--fleet").arg(dir.join("nearside.toml")).args(["--node", "other"]);
     fleet.run("other", dns.arg("--state-dir").arg(dir.join("state")));
@@ -173,7 +173,7 @@ fn foreign(fleet: &mut Fleet) {
         server_ip = server.ip(),
         server_port = server.port(),
     );
-    fs::write(dir.join("unbound.conf"), config).unwrap();
+    fs::write(dir.join("unbound.conf"), config).expect("a file");
     let path = std::env::var("PATH").unwrap_or_default();
     let mut unbound = Command::new("unbound");
     unbound.env("PATH", format!("{path}:/usr/sbin")).arg("-d").arg("-c").arg(dir.join("unbound.conf"));
