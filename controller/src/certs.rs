@@ -295,6 +295,7 @@ pub async fn watch_ends(controller: Arc<Controller>) {
         let Ok(all) = at_home(controller.journal(), controller.acme(), &desk.config, None, now) else {
             continue;
         };
+        forget_gone(&controller, &all);
         for certificate in all {
             let (Some(not_before), Some(not_after)) = (certificate.not_before, certificate.not_after) else {
                 continue;
@@ -316,6 +317,17 @@ pub async fn watch_ends(controller: Arc<Controller>) {
                     controller.events().raise(event.at_level(level));
                 }
             }
+        }
+    }
+}
+
+/// Ends what is told of sites that are no longer served over TLS.
+fn forget_gone(controller: &Controller, all: &[Certificate]) {
+    let own = [Kind::CertificateExpiring, Kind::CertificateFailed];
+    let known = |site: &str| all.iter().any(|certificate| certificate.site == site);
+    for open in controller.events().open().unwrap_or_default() {
+        if own.contains(&open.kind) && !known(&open.subject) {
+            controller.events().clear(open.kind, &open.subject);
         }
     }
 }

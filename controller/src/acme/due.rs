@@ -34,7 +34,7 @@ const SPREAD: u64 = 30;
 
 /// When a certificate is renewed.
 pub fn renewal(known: &Known) -> u64 {
-    let within = |span: u64| (u128::from(known.salt) * u128::from(span) >> 64) as u64;
+    let within = |span: u64| share(known.salt, span);
     match known.window {
         Some((start, end)) => start + within(end.saturating_sub(start)),
         None => {
@@ -64,7 +64,7 @@ pub fn retry(failures: &[Failed], salt: u64, by: By) -> u64 {
     let doublings = u32::try_from(failures.len() - 1).unwrap_or(u32::MAX).min(16);
     let pause = (first << doublings).min(longest);
     // Up to a tenth later, never earlier.
-    let paced = last.at + pause + (u128::from(salt) * u128::from(pause / 10) >> 64) as u64;
+    let paced = last.at + pause + share(salt, pause / 10);
     let validated: Vec<u64> =
         failures.iter().filter(|failed| failed.cost == Cost::Validated).map(|failed| failed.at).collect();
     let limited = match validated.len().checked_sub(VALIDATIONS_MAX) {
@@ -75,6 +75,11 @@ pub fn retry(failures: &[Failed], salt: u64, by: By) -> u64 {
         By::Itself => paced.max(limited),
         By::Hand => limited,
     }
+}
+
+/// The part of a span that a salt stands for.
+fn share(salt: u64, span: u64) -> u64 {
+    ((u128::from(salt) * u128::from(span)) >> 64) as u64
 }
 
 /// A well-mixed number of some text, the same in every process.

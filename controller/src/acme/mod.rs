@@ -178,7 +178,8 @@ impl Acme {
         // Whoever held the lock may have brought what is wanted: another order would be one too many.
         if let Some(kept) = self.journal.certificate(&site.name).map_err(told)? {
             let due = self.due(site).map_err(told)? <= seconds(SystemTime::now());
-            if before.as_ref() != Some(&kept) && !due || by == By::Itself && !due {
+            let brought = before.as_ref() != Some(&kept);
+            if !due && (brought || by == By::Itself) {
                 return Ok(kept);
             }
         }
@@ -237,9 +238,10 @@ impl Acme {
             tries += 1;
             let mut order =
                 self.order(site, wishes, directory).map_err(|failure| (failure, Cost::Nothing))?;
-            self.busy.lock().insert(order.number);
-            let driven = self.drive(desk, names, wishes, directory, &mut order).await;
-            self.busy.lock().remove(&order.number);
+            let driven = {
+                let _busy = self.busy(order.number);
+                self.drive(desk, names, wishes, directory, &mut order).await
+            };
             self.clean(&desk.nodes).await;
             let failure = match driven {
                 Ok(issued) => return Ok(issued),
@@ -261,6 +263,12 @@ impl Acme {
             }
             account::forget(&self.journal, &directory.url).map_err(|failure| (failure, cost))?;
         }
+    }
+
+    /// Keeps an order's challenges out for as long as the guard lives.
+    fn busy(&self, number: i64) -> Busy<'_> {
+        self.busy.lock().insert(number);
+        Busy { acme: self, number }
     }
 
     /// The order that is open for this site there, or a new one with a new key.
@@ -388,6 +396,19 @@ impl Acme {
     /// [`Failure`].
     pub async fn rotate_key(&self, directory: &Directory) -> Result<(), Failure> {
         account::rotate(&self.journal, directory).await
+    }
+}
+
+/// An order that is under way. Its end wakes who follows: whoever asked for it may have gone away in the middle.
+struct Busy<'a> {
+    acme: &'a Acme,
+    number: i64,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.acme.busy.lock().remove(&self.number);
+        self.acme.wake();
     }
 }
 

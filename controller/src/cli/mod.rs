@@ -15,7 +15,6 @@ use crate::{
     client::{ClientError, Peer, json},
     diff::Side,
     home,
-    serve::PublishOutcome,
 };
 
 mod certs;
