@@ -117,16 +117,17 @@ impl Order {
     fn settle(&self, edge: &str, state: Standing, error: Option<&str>, now: Instant) -> Duration {
         let took = now.saturating_duration_since(self.since);
         let mut edges = self.edges.lock();
-        if let Some(known) = edges.get_mut(edge) {
-            // The first failure is what ended the waiting; later ones of the same edge say no more.
-            if !(known.state == Standing::Away && state == Standing::Away) {
-                let (ms, error) = (took.as_secs_f64() * 1e3, error.map(str::to_owned));
-                *known = Delivered { pop: edge.to_owned(), state, ms, error };
-            }
+        let Some(known) = edges.get_mut(edge) else { return took };
+        // The first failure is what ended the waiting; later ones of the same edge say no more.
+        if known.state == Standing::Away && state == Standing::Away {
+            return took;
         }
-        let settled = edges.values().filter(|edge| edge.state != Standing::Waiting).count();
+        let waited = known.state == Standing::Waiting;
+        (known.state, known.ms, known.error) = (state, took.as_secs_f64() * 1e3, error.map(str::to_owned));
         drop(edges);
-        self.settled.send_replace(settled);
+        if waited {
+            self.settled.send_modify(|settled| *settled += 1);
+        }
         took
     }
 
