@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::{
     cache::Extent,
+    minutes::{self, Minutes},
     origin::{Group, Origin, Shown, Standing},
     policy::{CacheKey, Target, Timestamp},
     purge::{self, Order, PurgeError},
@@ -24,6 +25,7 @@ pub const ROUTES: &[Route<()>] = &[
     route(Method::POST, "/v1/purges", Access::Change, "Purges; answered once all is in force and on disk"),
     route(Method::GET, "/v1/cached", Access::Read, "Whether a URL is cached"),
     route(Method::GET, "/v1/origins", Access::Read, "Every site's origins, and how they are"),
+    route(Method::GET, "/v1/stats", Access::Read, "What was counted, minute by minute"),
     route(Method::POST, "/v1/warm", Access::Change, "Takes a list of URLs to fetch"),
     route(Method::GET, "/v1/warm", Access::Read, "How far the list of URLs to fetch is"),
     route(Method::POST, "/v1/explain-http", Access::Read, "What would become of a request, and why"),
@@ -247,6 +249,25 @@ fn standing(standing: Standing) -> &'static str {
         Standing::Doubtful => "doubtful",
         Standing::Shut => "shut",
     }
+}
+
+/// `GET /v1/stats?life=L&after=NUMBER`: what was counted after that. With `&now=1`, up to now; else up to the last full minute.
+pub fn stats(edge: &Edge, minutes: &Minutes, request: &ControlRequest) -> ControlResponse {
+    let mut numbers = [0; 2];
+    for (name, number) in ["life", "after"].into_iter().zip(&mut numbers) {
+        match request.parameter(name).map(str::parse) {
+            None => {}
+            Some(Ok(given)) => *number = given,
+            Some(Err(_)) => {
+                let message = format!("{name}: expected a number");
+                return ControlResponse::error(StatusCode::BAD_REQUEST, message);
+            }
+        }
+    }
+    if request.parameter("now") == Some("1") {
+        minutes::close(minutes, edge);
+    }
+    ControlResponse::ok(&minutes.after(numbers[0], numbers[1]))
 }
 
 /// Those that are not well, as `site/origin`, for the node's report.

@@ -30,6 +30,7 @@ use crate::{
     },
     listen::{self, Bound, Endpoint, Front, Listeners, Speaks},
     load, metrics,
+    minutes::{self, Minutes},
     origin::{self, shield::Fleet},
     request::{self, Edge, Identity, Serving},
     site::Sites,
@@ -80,6 +81,7 @@ struct Running {
     front: Arc<Front>,
     listeners: Arc<Listeners>,
     warmer: Arc<Warmer>,
+    minutes: Arc<Minutes>,
 }
 
 /// A configuration that can be swapped in.
@@ -194,7 +196,7 @@ impl EdgeDaemon {
         let listeners = Listeners::start(front.clone(), workers)
             .map_err(|error| StartError(format!("no worker threads: {error}")))?;
         let warmer = Warmer::new(edge.clone());
-        Ok(Running { edge, front, listeners, warmer })
+        Ok(Running { edge, front, listeners, warmer, minutes: Minutes::new() })
     }
 
     /// How full the store is, and whether its disk fails, for the node's report.
@@ -279,6 +281,7 @@ impl Daemon for EdgeDaemon {
         })?;
         metrics::register(&self.context.metrics, &running.edge, &running.front, &self.resolver);
         tokio::spawn(load::keep(running.edge.load.clone(), running.front.clone(), workers(&current.pop)));
+        tokio::spawn(minutes::keep(running.minutes.clone(), Arc::downgrade(&running.edge)));
         // Ends with the edge.
         tokio::spawn(origin::watch::run(Arc::downgrade(&running.edge)));
         tokio::spawn(shared::run(Arc::downgrade(&running.edge)));
@@ -345,6 +348,7 @@ impl Daemon for EdgeDaemon {
             }
             (&Method::GET, "/v1/origins") => control::origins(&running.edge),
             (&Method::POST, "/v1/warm") => control::warm(&running.edge, &running.warmer, &asked),
+            (&Method::GET, "/v1/stats") => control::stats(&running.edge, &running.minutes, &asked),
             (&Method::GET, "/v1/warm") => control::warming(&running.warmer, &asked),
             (&Method::POST, "/v1/explain-http") => explain::http(&running.edge, &asked, request::now()).await,
             _ => ControlResponse::not_found(),

@@ -159,8 +159,9 @@ impl EdgeCollector {
             }
         }
         type Pick = fn(&SiteStats) -> u64;
-        let sums: [(&str, &str, Pick); 4] = [
+        let sums: [(&str, &str, Pick); 5] = [
             ("body_bytes", "Bytes of response bodies sent", SiteStats::body_bytes),
+            ("origin_body_bytes", "Bytes of bodies that origins sent", SiteStats::origin_bytes),
             ("origin_fetches", "Requests sent to origins", |stats| stats.origin().0),
             ("origin_failures", "Requests that origins did not answer", |stats| stats.origin().1),
             ("refreshes", "Refreshes in the background", SiteStats::refreshes),

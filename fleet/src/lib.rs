@@ -19,6 +19,7 @@ pub mod signing;
 pub mod snapshot;
 pub mod spec;
 pub mod template;
+pub mod stats;
 pub mod tickets;
 pub mod units;
 

@@ -29,6 +29,7 @@ use crate::{
         share::{Limit, Share},
     },
     request::incoming,
+    stats::SiteStats,
 };
 
 /// A timer that is only armed while something is awaited, so that a body that never waits costs no
@@ -200,9 +201,17 @@ pub struct FetchBody {
     load: Option<Load>,
     /// What is left of it is nobody's.
     withheld: bool,
+    /// Where its bytes are counted.
+    stats: Option<Arc<SiteStats>>,
 }
 
 impl FetchBody {
+    /// Counts its bytes as an origin's.
+    pub fn counted(mut self, stats: Arc<SiteStats>) -> Self {
+        self.stats = Some(stats);
+        self
+    }
+
     /// Counts as load of its origin until it has been read or dropped.
     pub(super) fn loading(mut self, load: Load) -> Self {
         // What has been read to its end already is no load.
@@ -218,6 +227,7 @@ impl FetchBody {
             lease: Some(lease),
             load: None,
             withheld: false,
+            stats: None,
         }
     }
 
@@ -228,6 +238,7 @@ impl FetchBody {
             lease: Some(lease),
             load: None,
             withheld: false,
+            stats: None,
         };
         if body.incoming.is_end_stream() {
             body.finish();
@@ -276,6 +287,9 @@ impl Body for FetchBody {
             Some(Ok(frame)) => {
                 if body.incoming.is_end_stream() {
                     body.finish();
+                }
+                if let (Some(stats), Some(data)) = (&body.stats, frame.data_ref()) {
+                    stats.here().origin_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
                 Some(Ok(frame))
             }

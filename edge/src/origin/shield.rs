@@ -110,6 +110,10 @@ pub struct Shields {
     pub stats: Arc<ShieldStats>,
 }
 
+/// Marks a response that a shield gave, not an origin.
+#[derive(Clone, Copy, Debug)]
+pub struct ByShield;
+
 impl Shields {
     /// Of a site's settings; connections and what is known of shields are kept from `last` where nothing changed. `None`
     /// for a site without shields.
@@ -177,7 +181,8 @@ impl Shields {
             let Some(origin) = &shield.origin else {
                 return self.ask_origin(head, body, asked, origins).await;
             };
-            if let Some(response) = self.ask(shield, origin, &through).await {
+            if let Some(mut response) = self.ask(shield, origin, &through).await {
+                response.extensions_mut().insert(ByShield);
                 return Ok(response);
             }
         }

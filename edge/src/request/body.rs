@@ -18,7 +18,7 @@ use crate::{
     listen::{connection::InFlight, share::Taken},
     origin::{FetchBody, FetchError},
     policy::headers,
-    stats::SiteStats,
+    stats::{Asker, SiteStats},
 };
 
 /// Why a response stopped midway. hyper then closes the connection or resets the stream, so that the
@@ -79,7 +79,7 @@ pub struct Body {
     sent_bytes: u64,
     /// The last piece was a file's.
     is_with_file: bool,
-    stats: Option<Arc<SiteStats>>,
+    stats: Option<(Arc<SiteStats>, Asker)>,
     access: Option<Box<Access>>,
     in_flight: Option<InFlight>,
     share: Option<Taken>,
@@ -214,8 +214,8 @@ impl Body {
     }
 
     /// What is sent is added to these counters, and to the access log if there is one.
-    pub fn account(&mut self, stats: Arc<SiteStats>, access: Option<Box<Access>>) {
-        self.stats = Some(stats);
+    pub fn account(&mut self, stats: Arc<SiteStats>, asker: Asker, access: Option<Box<Access>>) {
+        self.stats = Some((stats, asker));
         self.access = access;
     }
 }
@@ -223,8 +223,8 @@ impl Body {
 impl Drop for Body {
     fn drop(&mut self) {
         self.sent_bytes -= self.waiting_bytes().min(self.sent_bytes);
-        if let Some(stats) = &self.stats {
-            stats.here().body_bytes.fetch_add(self.sent_bytes, Relaxed);
+        if let Some((stats, asker)) = &self.stats {
+            stats.here_for(*asker).body_bytes.fetch_add(self.sent_bytes, Relaxed);
         }
         if let Some(access) = self.access.take() {
             access.write(self.sent_bytes);

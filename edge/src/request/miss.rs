@@ -22,7 +22,10 @@ use crate::{
         fill::{self, Keep},
         flight::{Join, Lease, Outcome as Waited},
     },
-    origin::{FetchBody, FetchError, For, SendBody, shield::Orders},
+    origin::{
+        FetchBody, FetchError, For, SendBody,
+        shield::{ByShield, Orders},
+    },
     policy::{
         self, Asked, Collapse, Content, Fetch, Forward, Meta, Plan, Revalidate, Serve, StalePermit,
         Timestamp, Verdict,
@@ -627,7 +630,7 @@ pub(super) async fn ask(
     interim: Option<&InterimSink>,
 ) -> (Result<Response<FetchBody>, FetchError>, Times) {
     let request_time = now();
-    let stats = exchange.site.stats.here();
+    let stats = &exchange.site.stats;
     let forwarding = Forwarding {
         edge: &exchange.edge,
         client: &exchange.client,
@@ -642,7 +645,7 @@ pub(super) async fn ask(
                     sink.put(early.status(), early.headers());
                 });
             }
-            stats.origin_fetches.fetch_add(1, Relaxed);
+            stats.here().origin_fetches.fetch_add(1, Relaxed);
             let effects = exchange.effects.as_deref();
             let listed = effects.and_then(|effects| effects.origins.as_deref());
             let asked = For { key: exchange.key.as_str(), client: exchange.client.peer.ip(), listed };
@@ -665,9 +668,17 @@ pub(super) async fn ask(
         tag(exchange, &mut response);
         response
     });
-    if let Err(error) = &result {
-        stats.origin_failures.fetch_add(1, Relaxed);
-        tracing::warn!(site = exchange.site.name, %error, "origin gave no answer");
-    }
+    let result = match result {
+        Ok(response) if response.extensions().get::<ByShield>().is_some() => {
+            stats.here().shield_fetches.fetch_add(1, Relaxed);
+            Ok(response)
+        }
+        Ok(response) => Ok(response.map(|body| body.counted(stats.clone()))),
+        Err(error) => {
+            stats.here().origin_failures.fetch_add(1, Relaxed);
+            tracing::warn!(site = exchange.site.name, %error, "origin gave no answer");
+            Err(error)
+        }
+    };
     (result, Times { request: request_time, response: now() })
 }

@@ -71,8 +71,8 @@ use crate::{
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
     rules::{Effects, VARIANT},
     site::{Site, Sites},
-    stats::{Outcome, SiteStats},
     transform::Workshop,
+    stats::{Asker, Outcome, SiteStats},
 };
 
 /// hyper asks for an error type; a handler of ours always answers.
@@ -502,7 +502,12 @@ fn finish(exchange: &Exchange, author: Author, mut answer: Answer, started: Inst
     }
     answer.response.headers_mut().insert(REQUEST_ID, exchange.request_id.clone());
     let stats = &exchange.site.stats;
-    stats.here().responded(answer.outcome, answer.response.status(), started.elapsed());
+    let asker = if exchange.client.node.is_some() { Asker::Node } else { Asker::Client };
+    let counters = stats.here_for(asker);
+    counters.responded(answer.outcome, answer.response.status(), started.elapsed());
+    if answer.outcome != Outcome::Local && asker == Asker::Client {
+        counters.visited(exchange.target.path());
+    }
     let access = Access::enabled().then(|| {
         let (host, path) = (exchange.target.host(), exchange.target.path());
         Access::new(&exchange.client, &exchange.method, host, path, &answer, started)
@@ -515,7 +520,7 @@ fn finish(exchange: &Exchange, author: Author, mut answer: Answer, started: Inst
     if exchange.client.tls.is_some() && !exchange.client.is_quic() {
         exchange.site.http3.tell(exchange.client.local.port(), fields);
     }
-    answer.response.body_mut().account(stats.clone(), access);
+    answer.response.body_mut().account(stats.clone(), asker, access);
     exchange.site.frontage.dress(exchange.client.scheme(), answer.response.headers_mut());
     if exchange.client.node.is_some() {
         policy::status::name_hop(answer.response.headers_mut(), &exchange.edge.identity.node);
@@ -543,7 +548,7 @@ fn finish_local(
     answer.response.headers_mut().insert(REQUEST_ID, request_id);
     let access = Access::enabled()
         .then(|| Access::new(client, request.method(), host, request.uri().path(), &answer, started));
-    answer.response.body_mut().account(stats.clone(), access);
+    answer.response.body_mut().account(stats.clone(), Asker::Client, access);
     if let Some((site, _)) = of {
         site.frontage.dress(client.scheme(), answer.response.headers_mut());
     }
