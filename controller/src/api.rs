@@ -12,6 +12,7 @@ pub mod limits;
 pub mod publish;
 pub mod purges;
 pub mod route;
+pub mod stats;
 pub mod table;
 pub mod warm;
 

@@ -2,7 +2,8 @@
 //!
 //! [`home`] holds keys and identities, [`journal`] what must not be forgotten, [`check`] and [`bundle`] turn
 //! the fleet file into a signed snapshot. [`nodes`] brings every node to it, [`purge`] every purge to every edge, [`api`] is how the command line
-//! asks, [`serve`] runs it all. [`alarms`] finds what is wrong, [`events`] tells it once, [`webhooks`] to whom. PoPs never need any of it to keep serving.
+//! asks, [`serve`] runs it all. [`alarms`] finds what is wrong, [`events`] tells it once, [`webhooks`] to whom, [`stats`] sums up what
+//! edges count. PoPs never need any of it to keep serving.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ pub mod api;
 pub mod bundle;
 pub mod certs;
 pub mod check;
+pub mod cities;
 pub mod cli;
 pub mod client;
 pub mod diff;
@@ -28,4 +30,6 @@ pub mod rollout;
 pub mod route;
 pub mod serve;
 pub mod warm;
+pub mod starter;
+pub mod stats;
 pub mod webhooks;

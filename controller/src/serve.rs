@@ -43,6 +43,7 @@ use crate::{
     purge::{NotTaken, Purger, board::Order},
     route::Router,
     warm::{self, Job, Jobs},
+    stats::{self, Now, Stats, store::Store},
     webhooks::{self, Webhooks},
 };
 
@@ -67,6 +68,9 @@ pub enum StartError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The statistics.
+    #[error(transparent)]
+    Stats(#[from] stats::store::StoreError),
     /// Its own identity.
     #[error(transparent)]
     Identity(#[from] identity::IdentityError),
@@ -96,6 +100,12 @@ pub struct FleetStatus {
     pub drains: Vec<Drain>,
     /// Every node.
     pub nodes: Vec<Status>,
+    /// How much each PoP serves, by name; of those that handed out their last minute.
+    #[serde(default)]
+    pub traffic: BTreeMap<String, stats::Rate>,
+    /// How many conditions hold (`nearside events`).
+    #[serde(default)]
+    pub conditions: usize,
 }
 
 /// What a publish did.
@@ -141,6 +151,8 @@ struct Counters {
     snapshot: Gauge,
     rollbacks: Counter,
     rolling: Gauge,
+    stats_pulls: Counter,
+    stats_away: Gauge,
 }
 
 /// The controller's shared state.
@@ -153,6 +165,7 @@ pub struct Controller {
     events: Events,
     webhooks: Webhooks,
     acme: Acme,
+    stats: Arc<Stats>,
     fleet_file: PathBuf,
     tls: Arc<rustls::ClientConfig>,
     desired: watch::Sender<Desired>,
@@ -194,6 +207,7 @@ impl Controller {
         let events = Events::new(Arc::clone(&journal));
         let webhooks = Webhooks::new(Arc::clone(&journal));
         let acme = Acme::new(Arc::clone(&journal));
+        let stats = Arc::new(Stats::new(Store::open(&state.path("stats.db"))?));
         let counters = Counters {
             publishes: Counter::default(),
             refused: Counter::default(),
@@ -201,6 +215,8 @@ impl Controller {
             snapshot: Gauge::default(),
             rollbacks: Counter::default(),
             rolling: Gauge::default(),
+            stats_pulls: Counter::default(),
+            stats_away: Gauge::default(),
         };
         metrics.register("nearside_controller", |registry| {
             registry.register("publishes", "Snapshots made", counters.publishes.clone());
@@ -212,6 +228,9 @@ impl Controller {
             let webhooks::Counters { delivered, failed } = webhooks.counters.clone();
             registry.register("webhook_messages", "Messages that webhooks took", delivered);
             registry.register("webhook_failures", "Tries to tell a webhook that failed", failed);
+            let away = "Edges that gave no statistics at the last round";
+            registry.register("stats_rounds", "Rounds of fetching statistics", counters.stats_pulls.clone());
+            registry.register("stats_away", away, counters.stats_away.clone());
             registry.register("snapshot", "Number of the newest snapshot", counters.snapshot.clone());
             registry.register("rollbacks", "Snapshots that repeat an older one", counters.rollbacks.clone());
             registry.register("rolling", "1 while a snapshot goes out in waves", counters.rolling.clone());
@@ -229,6 +248,7 @@ impl Controller {
             events,
             webhooks,
             acme,
+            stats,
             fleet_file,
             tls,
             desired,
@@ -579,6 +599,28 @@ impl Controller {
         &self.events
     }
 
+    /// What edges counted.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// What is published, or was last.
+    pub fn config(&self) -> Option<Config> {
+        self.inner.lock().config.clone()
+    }
+
+    /// Fetches what edges counted, a little after every minute, until cancelled.
+    pub async fn count(self: Arc<Self>) {
+        loop {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let into = Duration::from_secs(now.as_secs() % stats::EVERY.as_secs());
+            tokio::time::sleep(stats::EVERY - into + stats::AFTER_MINUTE).await;
+            let away = self.stats.pull_all(self.nodes(Kind::Edge), Now::Left).await;
+            self.counters.stats_pulls.inc();
+            self.counters.stats_away.set(i64::try_from(away.len()).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Who is told of it.
     pub fn webhooks(&self) -> &Webhooks {
         &self.webhooks
@@ -636,6 +678,7 @@ impl Controller {
     /// [`JournalError`].
     pub fn status(&self) -> Result<FleetStatus, JournalError> {
         let purges = self.purger.outbox().newest();
+        let conditions = self.events.open()?.len();
         let drains = self.journal.drains(seconds(SystemTime::now()))?;
         let snapshot = self.desired.borrow().newest.as_ref().map(|target| target.number);
         let newest = self.journal.publications(1)?.pop();
@@ -650,6 +693,8 @@ impl Controller {
             purges,
             drains,
             nodes: inner.nodes.values().map(|(node, _)| node.status()).collect(),
+            traffic: self.stats.rates(),
+            conditions,
         })
     }
 

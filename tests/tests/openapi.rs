@@ -88,6 +88,8 @@ const CONTROLLER: &[Sample] = &[
     ),
     ("get", "/v1/events", "?since=3600", "", 200),
     ("get", "/v1/events", "?since=x", "", 400),
+    ("get", "/v1/stats", "?now=1&since=3600&step=60&top=5", "", 200),
+    ("get", "/v1/stats", "?since=x", "", 400),
     ("get", "/v1/webhooks", "", "", 200),
     ("post", "/v1/webhooks/{name}/test", "none/test", "", 404),
 ];
@@ -115,6 +117,8 @@ const EDGE: &[Sample] = &[
     ("get", "/v1/cached", "?url=https://www.cdn.test/none", "", 200),
     ("get", "/v1/cached", "", "", 400),
     ("get", "/v1/origins", "", "", 200),
+    ("get", "/v1/stats", "?now=1", "", 200),
+    ("get", "/v1/stats", "?life=1&after=x", "", 400),
     ("post", "/v1/warm", "", r#"{"urls": []}"#, 200),
     ("post", "/v1/warm", "", r#"{"urls": [], "job": "x"}"#, 200),
     ("get", "/v1/warm", "?job=x", "", 200),

@@ -117,6 +117,9 @@ pub static ROUTES: &[Route<Handle>] = &[
     row(Method::GET, "/v1/events", Access::Read, "What is wrong now, and what was told", |call| {
         Box::pin(events::list(call))
     }),
+    row(Method::GET, "/v1/stats", Access::Read, "What was counted, over any time", |call| {
+        Box::pin(super::stats::get(call))
+    }),
     row(Method::GET, "/v1/webhooks", Access::Read, "How webhooks are doing", |call| {
         Box::pin(events::webhooks(call))
     }),

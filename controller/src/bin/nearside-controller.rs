@@ -117,6 +117,7 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
     let ordering = tokio::spawn(acme::follow::follow(Arc::clone(&controller)));
     let importing = tokio::spawn(import::follow(Arc::clone(&controller)));
     let expiring = tokio::spawn(certs::watch_ends(Arc::clone(&controller)));
+    let counting = tokio::spawn(Arc::clone(&controller).count());
     tracing::info!(listen = %bound, not_after = identity.not_after, "the controller is up");
     tokio::spawn(ready::watchdog());
     ready::ready("serving");
@@ -130,6 +131,7 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
     importing.abort();
     expiring.abort();
     watching.abort();
+    counting.abort();
     tracing::info!(at = home::seconds(std::time::SystemTime::now()), "stopped");
     Ok(())
 }
