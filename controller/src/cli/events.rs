@@ -92,7 +92,7 @@ pub(super) async fn webhook(at: &HomeArgs, command: WebhookCommand) -> Result<Ex
         WebhookCommand::Test { name } => {
             let path = format!("/v1/webhooks/{}/test", encode(&name));
             let _: serde_json::Value = at.post(&path, Bytes::new()).await?;
-            println!("{name} took it");
+            at.done(&serde_json::json!({ "webhook": name }), &format!("{name} took it"));
         }
     }
     Ok(args::OK)

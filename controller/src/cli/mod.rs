@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use http::Method;
 use nearside_fleet::units;
 use nearside_node::{args, identity::Identity, tls};
@@ -22,9 +22,11 @@ mod events;
 mod explain;
 mod history;
 mod init;
+mod paint;
 mod publish;
 mod purge;
 mod sign;
+mod stats;
 mod status;
 mod warm;
 
@@ -81,19 +83,29 @@ struct HomeArgs {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Makes the CA, the keys and one identity per node; makes only what is missing
-    #[command(after_help = "Examples:\n  nearside init --fleet nearside.toml --state-dir ~/.nearside")]
-    Init {
-        /// Where the nodes' identities go [default: <STATE_DIR>/identities]
-        #[arg(long, value_name = "DIR")]
-        identities: Option<PathBuf>,
-    },
+    /// Makes a fleet file where there is none, the CA, the keys and one identity per node; makes only what is missing
+    #[command(after_help = "Examples:\n  \
+        nearside init --fleet nearside.toml --state-dir ~/.nearside\n  \
+        nearside init --domain cdn.example.org --origin https://example.org \\\n      \
+          --pop fra=198.51.100.10@frankfurt --pop nyc=203.0.113.10@40.7,-74.0")]
+    Init(Box<init::InitArgs>),
     /// Checks the fleet file, the zone files and certificates it names
     #[command(after_help = "Examples:\n  nearside check --fleet nearside.toml")]
     Check,
-    /// Shows every node: reachable, snapshot, health, purges
-    #[command(after_help = "Examples:\n  nearside status\n  nearside status --json | jq .nodes")]
-    Status,
+    /// Shows the fleet at one glance: state, health, traffic, hits, certificates, purges
+    #[command(
+        after_help = "Examples:\n  nearside status\n  nearside status --watch\n  nearside status --json | jq .nodes"
+    )]
+    Status {
+        /// Shows it again and again, every two seconds unless asked
+        #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, default_missing_value = "2s")]
+        watch: Option<Duration>,
+    },
+    /// Shows what the fleet served: requests, hits, bytes and money saved, busiest paths
+    #[command(
+        after_help = "Examples:\n  nearside stats\n  nearside stats www --since 7d --top 20\n  nearside stats --pop fra --json"
+    )]
+    Stats(stats::StatsArgs),
     /// Shows what is wrong now, and what was told
     #[command(
         after_help = "Examples:\n  nearside events\n  nearside events --since 7d\n  nearside events --open --json"
@@ -187,6 +199,20 @@ enum Command {
         nearside sign https://www.example.org/hls/7/ --cookie --expires 12h\n  \
         nearside sign --new-key 2026-11 >> secrets/www.urls")]
     Sign(sign::SignArgs),
+    /// Writes a shell's completions to standard output
+    #[command(after_help = "Examples:\n  nearside completions bash > /etc/bash_completion.d/nearside\n  \
+        nearside completions zsh > ~/.zfunc/_nearside\n  \
+        nearside completions fish > ~/.config/fish/completions/nearside.fish")]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Writes the manual pages of this program and its commands
+    #[command(after_help = "Examples:\n  nearside man /usr/local/share/man/man1")]
+    Man {
+        /// Where they go
+        dir: PathBuf,
+    },
     /// Every site's certificate: who issued it, how long it holds, which PoPs show it
     #[command(
         after_help = "Examples:\n  nearside certs\n  nearside certs www --json\n\nThe exit code is 1 if anything is wrong"
@@ -203,6 +229,8 @@ enum Failure {
     Failed(String),
     /// Nobody to do it.
     Unreachable(String),
+    /// The command line makes no sense.
+    Usage(String),
 }
 
 impl From<ClientError> for Failure {
@@ -242,6 +270,10 @@ pub fn main() -> ExitCode {
             eprintln!("nearside: {message}");
             args::failed()
         }
+        Err(Failure::Usage(message)) => {
+            eprintln!("nearside: {message}");
+            args::usage()
+        }
         Err(Failure::Unreachable(message)) => {
             eprintln!("nearside: {message}");
             args::unreachable()
@@ -251,9 +283,12 @@ pub fn main() -> ExitCode {
 
 async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Init { identities } => init::init(at, identities),
+        Command::Init(asked) => init::init(at, *asked),
         Command::Check => Ok(init::checked(at)),
-        Command::Status => status::status(at).await,
+        Command::Completions { shell } => Ok(completions(shell)),
+        Command::Man { dir } => man(&dir),
+        Command::Status { watch } => status::status(at, watch).await,
+        Command::Stats(what) => stats::stats(at, &what).await,
         Command::Events(what) => events::events(at, &what).await,
         Command::Webhook(command) => events::webhook(at, command).await,
         Command::Explain(args) => explain::explain(at, args).await,
@@ -268,22 +303,36 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
         Command::Drain { pop, lasts, reason } => {
             let body = DrainRequest { pop, seconds: lasts.map(|lasts| lasts.as_secs()), reason };
             let _: serde_json::Value = at.post("/v1/drains", json(&body)).await?;
-            println!(
-                "{} is drained{}",
-                body.pop,
-                lasts.map_or(String::new(), |lasts| format!(" for {lasts:?}"))
-            );
+            let how_long =
+                lasts.map_or(String::new(), |lasts| format!(" for {}", units::write_duration(lasts)));
+            at.done(&body, &format!("{} is drained{how_long}", body.pop));
             Ok(args::OK)
         }
         Command::Undrain { pop } => {
             let path = format!("/v1/drains/{}", encode(&pop));
             at.peer()?.ask(Method::DELETE, &path, Bytes::new(), QUICK).await?.good()?;
-            println!("{pop} is back");
+            at.done(&serde_json::json!({ "pop": pop }), &format!("{pop} is back"));
             Ok(args::OK)
         }
         Command::Certs(what) => certs::certs(at, &what).await,
         Command::Cert(command) => certs::cert(at, command).await,
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "nearside", &mut text);
+    // A reader that went away has what it wanted.
+    let _closed = std::io::Write::write_all(&mut std::io::stdout(), &text);
+    args::OK
+}
+
+fn man(dir: &std::path::Path) -> Result<ExitCode, Failure> {
+    let wrong = |error: std::io::Error| failed(format!("{}: {error}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(wrong)?;
+    clap_mangen::generate_to(Cli::command(), dir).map_err(wrong)?;
+    println!("wrote nearside.1 and a page for each command to {}", dir.display());
+    Ok(args::OK)
 }
 
 impl HomeArgs {
@@ -302,6 +351,14 @@ impl HomeArgs {
         let address = self.controller.or_else(running).or_else(written);
         let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9443)));
         Ok(Peer { name: "controller".to_owned(), address, tls })
+    }
+
+    /// Says that something was done, in words or as JSON.
+    fn done(&self, json: &impl serde::Serialize, words: &str) {
+        match serde_json::to_string_pretty(json) {
+            Ok(json) if self.json => println!("{json}"),
+            _ => println!("{words}"),
+        }
     }
 
     async fn post<T: serde::de::DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<T, Failure> {
