@@ -20,7 +20,7 @@ pub mod rules;
 pub mod site;
 pub mod stats;
 pub mod tls;
-pub mod transform;
 pub mod top;
+pub mod transform;
 pub mod warm;
 pub mod worker;

@@ -71,8 +71,8 @@ use crate::{
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
     rules::{Effects, VARIANT},
     site::{Site, Sites},
-    transform::Workshop,
     stats::{Asker, Outcome, SiteStats},
+    transform::Workshop,
 };
 
 /// hyper asks for an error type; a handler of ours always answers.
