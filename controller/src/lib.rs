@@ -29,7 +29,7 @@ pub mod purge;
 pub mod rollout;
 pub mod route;
 pub mod serve;
-pub mod warm;
 pub mod starter;
 pub mod stats;
+pub mod warm;
 pub mod webhooks;

@@ -42,8 +42,8 @@ use crate::{
     nodes::{Desired, Kind, Node, Phase, Status},
     purge::{NotTaken, Purger, board::Order},
     route::Router,
-    warm::{self, Job, Jobs},
     stats::{self, Now, Stats, store::Store},
+    warm::{self, Job, Jobs},
     webhooks::{self, Webhooks},
 };
 
@@ -602,11 +602,6 @@ impl Controller {
     /// What edges counted.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
-    }
-
-    /// What is published, or was last.
-    pub fn config(&self) -> Option<Config> {
-        self.inner.lock().config.clone()
     }
 
     /// Fetches what edges counted, a little after every minute, until cancelled.
