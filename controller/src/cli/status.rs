@@ -100,7 +100,8 @@ fn draw(fleet: &FleetStatus, now: u64, canvas: Canvas) -> String {
 fn rollout(fleet: &FleetStatus) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(rollout) = &fleet.rollout {
-        let nodes = rollout.waves.get(rollout.wave.saturating_sub(1)).map_or(String::new(), |wave| wave.join(", "));
+        let nodes =
+            rollout.waves.get(rollout.wave.saturating_sub(1)).map_or(String::new(), |wave| wave.join(", "));
         lines.push(format!(
             "snapshot {} is being rolled out: wave {} of {} ({nodes}), {}; the others keep {}",
             rollout.number,
@@ -110,7 +111,9 @@ fn rollout(fleet: &FleetStatus) -> Vec<String> {
             rollout.from
         ));
     }
-    if let Some((newest, number)) = fleet.newest.as_ref().and_then(|newest| Some((newest, newest.rollback_of?))) {
+    if let Some((newest, number)) =
+        fleet.newest.as_ref().and_then(|newest| Some((newest, newest.rollback_of?)))
+    {
         lines.push(format!("snapshot {} repeats {number}: {} ({})", newest.number, newest.note, newest.who));
     }
     lines
@@ -171,14 +174,7 @@ fn dns_table(dns: &[&Status], now: u64, canvas: Canvas) -> Vec<String> {
         let since = report.map_or("-".to_owned(), |report| short(now.saturating_sub(report.started)));
         let version = report.map_or("-", |report| report.version.as_str());
         let zones = zones.map_or("-".to_owned(), |zones| zones.to_string());
-        vec![
-            plain(&node.node),
-            state(node, false),
-            has(node),
-            plain(&zones),
-            plain(&since),
-            plain(version),
-        ]
+        vec![plain(&node.node), state(node, false), has(node), plain(&zones), plain(&since), plain(version)]
     });
     columns(head, rows.collect(), canvas)
 }
@@ -302,7 +298,10 @@ fn words(fleet: &FleetStatus, now: u64, canvas: Canvas) -> Vec<String> {
         }
         if let Some(ahead) = node.clock_ahead_seconds.filter(|ahead| ahead.abs() > CLOCK_DOUBTFUL_SECONDS) {
             let way = if ahead > 0 { "ahead of" } else { "behind" };
-            say(Tone::Doubtful, &format!("its clock is {} s {way} home's: one of them is wrong", ahead.abs()));
+            say(
+                Tone::Doubtful,
+                &format!("its clock is {} s {way} home's: one of them is wrong", ahead.abs()),
+            );
         }
         let Some(report) = &node.report else { continue };
         report.warnings.iter().for_each(|warning| say(Tone::Doubtful, warning));
