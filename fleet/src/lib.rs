@@ -18,8 +18,8 @@ pub mod seal;
 pub mod signing;
 pub mod snapshot;
 pub mod spec;
-pub mod template;
 pub mod stats;
+pub mod template;
 pub mod tickets;
 pub mod units;
 
