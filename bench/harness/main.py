@@ -10,12 +10,13 @@ import sys
 import answer
 import dns
 import edge
+import gates
 import purge
 import rules
 from measure import Failure
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SUITES = {"answer": answer, "dns": dns, "edge": edge, "purge": purge, "rules": rules}
+SUITES = {"answer": answer, "dns": dns, "edge": edge, "gates": gates, "purge": purge, "rules": rules}
 
 
 def main(doc: str) -> int:

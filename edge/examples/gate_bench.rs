@@ -3,6 +3,7 @@
 //!     gate_bench                    all gates, timed: the median of several rounds
 //!     gate_bench waf 100000         one gate so often, for instruction counts: `valgrind --tool=callgrind
 //!                                   --toggle-collect='gate_bench::run'`, with a shorter list of networks
+//!     gate_bench networks           the list of networks that `network` is measured with
 //!     gate_bench compile            what a list of a million networks costs to read, in time and memory
 //!
 //! Requests are let in: a refusal costs a formatted answer more, and no cache or origin. Clients and URLs change from
@@ -60,6 +61,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("compile") => compile(),
+        Some("networks") => print!("{}", networks(NETWORKS)),
         Some(name) => {
             let count = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(100_000);
             run(&case(name, NETWORKS / 10), count);
@@ -73,12 +75,16 @@ fn main() {
 }
 
 /// In the order in which a request meets them.
-const CASES: [&str; 7] = ["secret", "network", "place", "rate-limit", "waf", "signed-url", "jwt"];
+const CASES: [&str; 8] =
+    ["secret", "network", "place", "rate-limit", "waf", "waf-hostile", "signed-url", "jwt"];
 
 struct Case {
     gates: Arc<Gates>,
     places: Arc<Places>,
     brings: Brings,
+    urls: Vec<String>,
+    /// Whether it takes a thousand times as long as others.
+    is_slow: bool,
 }
 
 /// What a request has that its gate takes off, so that it is put on again for each.
@@ -88,19 +94,13 @@ enum Brings {
     Target(Uri),
 }
 
-impl Case {
-    fn is_slow(&self) -> bool {
-        matches!(self.brings, Brings::Field("authorization", _))
-    }
-}
-
 fn case(name: &str, count: u32) -> Case {
     let asked = match name {
         "secret" => secret(),
         "network" => network(count),
         "place" => place(),
         "rate-limit" => rate_limit(),
-        "waf" => waf(),
+        "waf" | "waf-hostile" => waf(),
         "signed-url" => signed_url(),
         "jwt" => jwt(),
         _ => panic!("gates are {CASES:?}"),
@@ -116,7 +116,53 @@ fn case(name: &str, count: u32) -> Case {
         "jwt" => Brings::Field("authorization", token()),
         _ => Brings::Nothing,
     };
-    Case { gates, places, brings }
+    let urls = if name == "waf-hostile" { hostile() } else { URLS.map(str::to_owned).to_vec() };
+    Case { gates, places, brings, urls, is_slow: matches!(name, "jwt" | "waf-hostile") }
+}
+
+/// What somebody sends who wants patterns to be slow: 8 KiB of beginnings without ends, differing all the time.
+fn hostile() -> Vec<String> {
+    let pieces = [
+        "%27",
+        "+or+",
+        "select+",
+        "+from+",
+        "union+",
+        "/*",
+        "*/",
+        "%3C",
+        "a+on",
+        "%22",
+        "(",
+        "..",
+        "/",
+        "%24%7B",
+        "%7B%7B",
+        ":-",
+        "x=",
+        ";",
+        "%7C",
+        "+1",
+        "case+when+",
+        "then+",
+        "j+a+v+a+",
+        "%250a",
+        "ab",
+        "%5B",
+        "-",
+        "etc/",
+        "9",
+    ];
+    let mut rng = fastrand::Rng::with_seed(2);
+    (0..16)
+        .map(|_| {
+            let mut url = "/search?q=".to_owned();
+            while url.len() < 8000 {
+                url += pieces[rng.usize(..pieces.len())];
+            }
+            url
+        })
+        .collect()
 }
 
 const ACTING: Acting = Acting { mode: gates::Mode::Enforce, log: false };
@@ -264,14 +310,15 @@ fn token() -> HeaderValue {
 /// So many lookups; the requests are made before.
 #[inline(never)]
 fn run(case: &Case, count: usize) {
-    let mut requests: Vec<Request<()>> = URLS
+    let mut requests: Vec<Request<()>> = case
+        .urls
         .iter()
         .map(|url| {
             let mut headers = HeaderMap::new();
             for (name, value) in FIELDS {
                 headers.insert(name, value.parse().unwrap());
             }
-            let mut request = Request::get(*url).body(()).unwrap();
+            let mut request = Request::get(&**url).body(()).unwrap();
             *request.headers_mut() = headers;
             request
         })
@@ -292,6 +339,8 @@ fn run(case: &Case, count: usize) {
         let seen = Seen::new(&case.places, client);
         match case.gates.admit(request, &seen, now) {
             Ok(admitted) => drop(black_box(admitted)),
+            // What looks like an attack may be taken for one.
+            Err(denied) if case.urls.len() != URLS.len() => drop(black_box(denied)),
             Err(denied) => panic!("{} refused {}", denied.gate().name(), request.uri()),
         }
     }
@@ -300,8 +349,7 @@ fn run(case: &Case, count: usize) {
 /// The median of rounds, one request.
 fn microseconds(case: &Case) -> f64 {
     const ROUNDS: usize = 9;
-    // A token takes a thousand times as long as a secret.
-    let count = if case.is_slow() { 2_000 } else { 200_000 };
+    let count = if case.is_slow { 2_000 } else { 200_000 };
     run(case, count / 10);
     let mut rounds: Vec<f64> = (0..ROUNDS)
         .map(|_| {
