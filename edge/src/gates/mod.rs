@@ -336,7 +336,7 @@ impl Gates {
         (method, uri, client): (&Method, &Uri, IpAddr),
     ) -> Result<(), Denied> {
         self.stats.found(gate, acting.mode);
-        if acting.log {
+        if acting.log && self.stats.may_log(crate::request::now().secs()) {
             // The query is not logged: it may carry signatures.
             tracing::info!(
                 target: "gate",

@@ -1,6 +1,7 @@
 //! What looks like an attack: patterns over normalised parts of a request.
 //!
-//! All patterns are one `RegexSet`, one pass in time linear in the input. Each part (the path, every name and value of
+//! Patterns are one `RegexSet`, one pass in time linear in the input, but for those that would multiply its states: they
+//! are looked for one by one. The operator's own are a set of their own. Each part (the path, every name and value of
 //! the query, a few fields) is normalised by [`normal`] and looked at by itself, so that a finding has a place and can
 //! be excluded there. Findings add up to a score (each pattern once); a score from the threshold on is objected to:
 //! strong signs do that alone, weak ones only together.
@@ -15,7 +16,7 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use nearside_fleet::config::gates::{self, Acting, WafFamily, WafInput};
-use regex::bytes::{RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
 use self::{
     normal::{Normal, Oddity, Plus, normalise},
@@ -47,7 +48,9 @@ const FIELDS: [HeaderName; 2] = [header::REFERER, HeaderName::from_static("x-for
 
 /// See the module.
 pub struct WafGate {
-    set: RegexSet,
+    /// With the numbers of their rules.
+    sets: Vec<(RegexSet, Vec<usize>)>,
+    apart: Vec<(Regex, usize)>,
     rules: Vec<Rule>,
     excludes: Vec<Exclude>,
     threshold: u32,
@@ -99,9 +102,14 @@ impl WafGate {
     /// An own pattern that is none, or all of them together too large, in words.
     pub fn new(asked: &gates::WafGate) -> Result<Self, String> {
         let mut rules = Vec::new();
-        let mut texts: Vec<&str> = Vec::new();
+        let (mut together, mut own_texts, mut apart) = (Listed::default(), Listed::default(), Vec::new());
         for pattern in PATTERNS.iter().filter(|pattern| asked.families.contains(&pattern.family)) {
-            texts.push(pattern.text);
+            if pattern.apart {
+                let built = RegexBuilder::new(pattern.text).case_insensitive(true).unicode(false).build();
+                apart.push((built.map_err(|error| format!("waf: {error}"))?, rules.len()));
+            } else {
+                together.add(pattern.text, rules.len());
+            }
             rules.push(Rule {
                 id: pattern.id.to_owned(),
                 family: word(pattern.family),
@@ -114,7 +122,7 @@ impl WafGate {
                 return Err(format!("waf rule {}: a built-in pattern has that id", own.id));
             }
             regex(&[&own.pattern]).map_err(|error| format!("waf rule {}: {error}", own.id))?;
-            texts.push(&own.pattern);
+            own_texts.add(&own.pattern, rules.len());
             let inputs = own.inputs.iter().fold(0, |inputs, input| {
                 inputs
                     | match input {
@@ -140,7 +148,8 @@ impl WafGate {
             parameter: exclude.parameter.clone(),
         };
         Ok(WafGate {
-            set: regex(&texts).map_err(|error| format!("waf: {error}"))?,
+            sets: [together, own_texts].into_iter().filter_map(Listed::built).collect::<Result<_, _>>()?,
+            apart,
             has_own: !asked.rules.is_empty(),
             protocol: asked.families.contains(&WafFamily::Protocol),
             rules,
@@ -214,21 +223,29 @@ impl Found<'_> {
         for oddity in odd {
             self.odd(part, oddity);
         }
-        // Most parts match nothing, which is found without asking what did.
-        if !self.gate.set.is_match(&text) {
-            return;
+        let gate = self.gate;
+        for (set, numbers) in &gate.sets {
+            // Most parts match nothing, which is found without asking what did.
+            if set.is_match(&text) {
+                for at in set.matches(&text) {
+                    self.matched(part, numbers[at], inputs);
+                }
+            }
         }
-        for rule in self.gate.set.matches(&text) {
-            if self.gate.rules[rule].inputs & inputs != 0 {
-                self.matched(part, rule);
+        for (regex, number) in &gate.apart {
+            if gate.rules[*number].inputs & inputs != 0 && regex.is_match(&text) {
+                self.matched(part, *number, inputs);
             }
         }
     }
 
-    fn matched(&mut self, part: Part<'_>, number: usize) {
+    fn matched(&mut self, part: Part<'_>, number: usize, inputs: u8) {
         let gate = self.gate;
         let rule = &gate.rules[number];
-        if self.seen.contains(&number) || self.is_excluded(part, &rule.id, rule.family) {
+        if rule.inputs & inputs == 0
+            || self.seen.contains(&number)
+            || self.is_excluded(part, &rule.id, rule.family)
+        {
             return;
         }
         self.seen.push(number);
@@ -273,6 +290,26 @@ impl Found<'_> {
                 || exclude.path.as_ref().is_none_or(|start| normal_path(self.path).starts_with(&**start));
             of_id && of_parameter && of_path()
         })
+    }
+}
+
+/// Patterns of one set, with the numbers of their rules.
+#[derive(Default)]
+struct Listed<'t> {
+    texts: Vec<&'t str>,
+    numbers: Vec<usize>,
+}
+
+impl<'t> Listed<'t> {
+    fn add(&mut self, text: &'t str, number: usize) {
+        self.texts.push(text);
+        self.numbers.push(number);
+    }
+
+    /// `None`: there are none.
+    fn built(self) -> Option<Result<(RegexSet, Vec<usize>), String>> {
+        let built = || regex(&self.texts).map_err(|error| format!("waf: {error}"));
+        (!self.texts.is_empty()).then(|| Ok((built()?, self.numbers.clone())))
     }
 }
 
@@ -413,8 +450,11 @@ mod tests {
         for _ in 0..5000 {
             let text: Vec<&str> = (0..rng.usize(1..6)).map(|_| words[rng.usize(..words.len())]).collect();
             let text = text.join(if rng.bool() { "-" } else { "" });
-            let matched: Vec<usize> = gate.set.matches(text.as_bytes()).into_iter().collect();
-            let of_queries = matched.iter().filter(|&&rule| gate.rules[rule].inputs & !AGENT != 0);
+            let (set, numbers) = &gate.sets[0];
+            let together = set.matches(text.as_bytes()).into_iter().map(|at| numbers[at]);
+            let apart = gate.apart.iter().filter(|(regex, _)| regex.is_match(text.as_bytes()));
+            let matched = together.chain(apart.map(|(_, number)| *number));
+            let of_queries = matched.filter(|&rule| gate.rules[rule].inputs & !AGENT != 0);
             assert_eq!(of_queries.count(), 0, "{text}");
         }
     }

@@ -30,10 +30,20 @@ pub struct Pattern {
     pub inputs: u8,
     /// A regular expression.
     pub text: &'static str,
+    /// Looked for by itself and not in one pass with the others: see [`apart`].
+    pub apart: bool,
 }
 
 const fn pattern(id: &'static str, family: WafFamily, score: u32, inputs: u8, text: &'static str) -> Pattern {
-    Pattern { id, family, score, inputs, text }
+    Pattern { id, family, score, inputs, text, apart: false }
+}
+
+/// A pattern that goes on over whatever comes between two signs. Several of these in one automaton multiply its states:
+/// every combination of beginnings seen so far is one, and a text made for it makes the automaton be thrown away and
+/// built again until the engine goes over to one that is a hundred times slower. By itself each is small, and most
+/// are over at once where a word that they need is missing.
+const fn apart(id: &'static str, family: WafFamily, score: u32, inputs: u8, text: &'static str) -> Pattern {
+    Pattern { id, family, score, inputs, text, apart: true }
 }
 
 const BOTH: u8 = PATH | QUERY;
@@ -62,9 +72,9 @@ pub const PATTERNS: &[Pattern] = &[
         BOTH,
         r"\bor\b\s*\(*\s*-?\d+\s*(?:=|<|>|!=|\blike\b)\s*-?\d|\b(?:and|xor)\b\s*\(*\s*-?(?:0\s*=\s*[01]|1\s*=\s*[0-2]|2\s*=\s*[1-3]|3\s*=\s*[34]|4\s*=\s*[45]|5\s*=\s*[56]|6\s*=\s*[67]|7\s*=\s*[78]|8\s*=\s*[89]|9\s*=\s*9|\d\d+\s*=\s*\d\d)",
     ),
-    pattern("sql-tautology-text", Sql, 5, BOTH, r#"\b(?:or|and|xor)\b\s*\(?\s*'[^']*'\s*(?:=|like\b)\s*'"#),
+    apart("sql-tautology-text", Sql, 5, BOTH, r#"\b(?:or|and|xor)\b\s*\(?\s*'[^']*'\s*(?:=|like\b)\s*'"#),
     pattern("sql-quote-comment", Sql, 5, BOTH, r#"['")`][\s)]*(?:--|#)[\s+-]*$|'[\s)]*;?\s*--\s|'\s*/\*"#),
-    pattern(
+    apart(
         "sql-stacked",
         Sql,
         5,
@@ -78,7 +88,7 @@ pub const PATTERNS: &[Pattern] = &[
         QUERY,
         r#"\b(?:drop\s+(?:table|database)\s|insert\s+into\s+\w+\s*(?:\(|values\b)|delete\s+from\s+\w+\s*(?:where\b|;|--|$)|update\s+\w+\s+set\s+\w+\s*=)"#,
     ),
-    pattern(
+    apart(
         "sql-schema",
         Sql,
         5,
@@ -100,7 +110,7 @@ pub const PATTERNS: &[Pattern] = &[
         BOTH,
         r#"\b(?:and|or|xor|where|having)\b\s*!?\s*(?:\(\s*select\b|exists\s*\(\s*select\b|(?:not\s+)?\(?\s*(?:(?:sleep|unhex|database|version|current_user|system_user|if)\s*\(|(?:ascii|ord|substr(?:ing)?|mid|length|char_length)\s*\(\s*(?:\(*\s*select\b|@@|database\b|version\b|user\b|current_user\b|password\b|ascii\b|substr)))"#,
     ),
-    pattern(
+    apart(
         "sql-subselect",
         Sql,
         5,
@@ -132,15 +142,15 @@ pub const PATTERNS: &[Pattern] = &[
     ),
     // -- Cross-site scripting.
     pattern("xss-script", Xss, 5, BOTH, r"<\s*/?\s*script\b"),
-    pattern("xss-handler", Xss, 5, BOTH | HEADERS, r#"<[a-z!/][^>]*[\s/"'`]on[a-z]{3}[a-z]*\s*="#),
-    pattern(
+    apart("xss-handler", Xss, 5, BOTH | HEADERS, r#"<[a-z!/][^>]*[\s/"'`]on[a-z]{3}[a-z]*\s*="#),
+    apart(
         "xss-tag",
         Xss,
         5,
         BOTH,
         r"<\s*/?\s*(?:iframe|object|embed|applet|base|frameset|svg|math|isindex|meta|link|form|style|template|xml|xss|animate|set|bgsound|layer|portal)\b[^>]*(?:[\s/]|>|$)",
     ),
-    pattern(
+    apart(
         "xss-image",
         Xss,
         4,
@@ -200,7 +210,7 @@ pub const PATTERNS: &[Pattern] = &[
     pattern("traversal-path", Traversal, 5, PATH, r"(?:^|[\\/;])\.\.(?:[\\/;]|$)"),
     pattern("traversal-deep", Traversal, 5, QUERY, r"(?:\.\.[\\/]+){2}|\.{3}\.?[\\/]{2}|\.\.;[\\/]|\.\.\\"),
     pattern("traversal-up", Traversal, 2, QUERY, r"^\.\.[\\/]"),
-    pattern(
+    apart(
         "traversal-system",
         Traversal,
         5,
@@ -243,7 +253,7 @@ pub const PATTERNS: &[Pattern] = &[
         QUERY,
         r"(?:[;\n]|\|\||&&|\$\()\s*(?:id|ls|pwd|env|dir|ps|hostname|set)\s*(?:$|[;|&`)#])",
     ),
-    pattern(
+    apart(
         "shell-substitution",
         Shell,
         5,
@@ -264,7 +274,7 @@ pub const PATTERNS: &[Pattern] = &[
         QUERY,
         r"\b(?:bash|zsh|sh)\s+-c\s|\bpowershell(?:\.exe)?\s+-\w|\bcmd(?:\.exe)?\s*/[ck]\s|\bnc\s+-[elv]|\bpython[23]?\s+-c\s|\bperl\s+-e\s|/bin/(?:ba|z|k|c|da)?sh\b",
     ),
-    pattern("shell-shock", Shell, 5, BOTH | HEADERS, r"\(\s*\)\s*\{[^}]*\}\s*;"),
+    apart("shell-shock", Shell, 5, BOTH | HEADERS, r"\(\s*\)\s*\{[^}]*\}\s*;"),
     pattern(
         "shell-php",
         Shell,
@@ -273,22 +283,22 @@ pub const PATTERNS: &[Pattern] = &[
         r"<\?(?:php\b|=)|\b(?:system|shell_exec|passthru|popen|proc_open|pcntl_exec|create_function)\s*\(\s*['\x22$]|\b(?:exec|assert|eval)\s*\(\s*(?:\$_|base64_decode|gzinflate|str_rot13)|\ballow_url_include\s*=|\bauto_prepend_file\s*=",
     ),
     // -- Expressions that servers evaluate.
-    pattern(
+    apart(
         "expression-jndi",
         Expression,
         5,
         BOTH | HEADERS,
         r"\$\{[^}]*\bjndi\s*:|\$\{\s*(?:(?:lower|upper|env|sys|java|main|ctx|bundle|k8s|date|base64|docker)\s*:|:*:-)",
     ),
-    pattern("expression-default", Expression, 3, BOTH | HEADERS, r"\$\{[^}]*:-[^}]*\}"),
-    pattern(
+    apart("expression-default", Expression, 3, BOTH | HEADERS, r"\$\{[^}]*:-[^}]*\}"),
+    apart(
         "expression-template",
         Expression,
         5,
         BOTH,
         r"\{\{[^}]*(?:\d+\s*\*\s*\d|__\w+__|\bconfig\b|\bself\.|\brequest\.|constructor|\bcycler\b|\blipsum\b|\|\s*(?:safe|attr|filter|map|system)\b|\$on\b|_self\b)|\{%\s*(?:set|import|include|for|if)\b|<%=?\s*[\w.]+\s*[*(.]|#\{\s*(?:\d+\s*\*|\w+\.\w+\()|\*\{[^}]*(?:t\(|\d\s*\*)",
     ),
-    pattern(
+    apart(
         "expression-java",
         Expression,
         5,
@@ -309,7 +319,7 @@ pub const PATTERNS: &[Pattern] = &[
         QUERY,
         r#"\b[oc]:\d+:"[a-z_\\]\w*":\d+:\{|^ro0ab[a-z0-9+/ ]|^(?:\x80\x04|gasv)|!!(?:python|javax|com\.sun)[/.]"#,
     ),
-    pattern(
+    apart(
         "expression-xml",
         Expression,
         5,
@@ -338,7 +348,7 @@ pub const PATTERNS: &[Pattern] = &[
         QUERY,
         r"\b169\.254\.169\.254\b|\bmetadata\.google\.internal\b|\b100\.100\.100\.200\b|fd00:ec2::254|/latest/(?:meta-data|user-data|dynamic)\b|\b0x(?:a9fea9fe|7f000001)\b|//(?:2852039166|2130706433)\b",
     ),
-    pattern(
+    apart(
         "request-local",
         Request,
         3,
@@ -346,7 +356,7 @@ pub const PATTERNS: &[Pattern] = &[
         r"^(?:https?:)?//(?:[^/@]*@)?(?:127\.\d|localhost\b|0\.0\.0\.0|\[(?:::1?|::ffff:[\d.]+)\]|0x7f|0177\.|10\.\d+\.\d|192\.168\.\d|172\.(?:1[6-9]|2\d|3[01])\.\d)",
     ),
     // -- What breaks protocols.
-    pattern(
+    apart(
         "protocol-split",
         Protocol,
         5,
