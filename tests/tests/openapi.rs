@@ -225,7 +225,7 @@ fn hold(name: &str, samples: &[Sample], request: impl Fn(&str) -> curl::Request)
         assert!(problems.is_empty(), "{named} answered {status}: {problems:#?}");
         // A body that is taken is one that the document allows.
         let asks = &operation["requestBody"]["content"]["application/json"]["schema"];
-        if *status == 200 && asks.is_object() {
+        if *status == 200 && asks.is_object() && !body.is_empty() {
             let body = serde_json::from_str(body).expect("a sample's body");
             assert_eq!(schema::problems(&document, asks, &body), [""; 0], "{named}");
         }
