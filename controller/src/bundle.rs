@@ -398,6 +398,8 @@ impl Bundler<'_> {
         source: String,
     ) -> Result<Published, String> {
         let words = |error: &dyn std::fmt::Display| error.to_string();
+        // A mistake in the wish is told even where nothing changed.
+        let waves = waves(&draft.how, config)?;
         let content = serde_json::to_vec(&files).map_err(|error| words(&error))?;
         let content = Sha256::of(&content).to_string();
         let newest = self.journal.newest().map_err(|error| words(&error))?;
@@ -420,7 +422,7 @@ impl Bundler<'_> {
         let key = self.home.signing_key().map_err(|error| words(&error))?;
         let signed = key.sign(&snapshot).map_err(|error| words(&error))?;
         // The first one goes to all: there is nothing to go back to.
-        let waves = waves(&draft.how, config)?.filter(|_| number > 1);
+        let waves = waves.filter(|_| number > 1);
         let outcome = if waves.is_some() { Became::Rolling } else { Became::Sent };
         let publication = Publication {
             number,
