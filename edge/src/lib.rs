@@ -2,6 +2,7 @@
 pub mod alt_svc;
 pub mod cache;
 pub mod cli;
+pub mod code;
 pub mod control;
 pub mod daemon;
 pub mod explain;

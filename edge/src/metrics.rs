@@ -18,6 +18,7 @@ use prometheus_client::{
 
 use crate::{
     cache::metrics::Kind,
+    code::{self, Hook},
     gates::{Gate, rate::RateGates},
     listen::{Front, share::Limit},
     origin::{Checked, GroupStats, Origin, Shown, Stand},
@@ -56,6 +57,7 @@ impl Collector for EdgeCollector {
         self.origins(&mut encoder)?;
         self.cache(&mut encoder)?;
         self.transforms(&mut encoder)?;
+        self.code(&mut encoder)?;
         self.certificates(&mut encoder)
     }
 }
@@ -433,6 +435,28 @@ impl EdgeCollector {
             "Transformations that wait for a thread",
             workshop.pool().waiting() as f64,
         )
+    }
+
+    /// What became of calls of sites' own code.
+    fn code(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sites = self.edge.sites.load();
+        let with_code = || sites.iter().filter_map(|site| Some((site.name.as_str(), site.code.as_ref()?)));
+        let help = "Calls of a site's own code, by how they ended";
+        let mut family = encoder.encode_descriptor("code_calls", help, None, MetricType::Counter)?;
+        for (site, code) in with_code() {
+            for hook in Hook::ALL {
+                for end in code::End::ALL {
+                    let labels = [("site", site), ("hook", hook.name()), ("end", end.name())];
+                    labelled(&mut family, &labels, &ConstCounter::new(code.stats.calls(hook, end)))?;
+                }
+            }
+        }
+        let help = "Instructions that calls of a site's own code used, about";
+        let mut family = encoder.encode_descriptor("code_fuel", help, None, MetricType::Counter)?;
+        for (site, code) in with_code() {
+            labelled(&mut family, &[("site", site)], &ConstCounter::new(code.stats.fuel.load(Relaxed)))?;
+        }
+        Ok(())
     }
 
     fn certificates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

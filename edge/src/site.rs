@@ -13,6 +13,7 @@ use nearside_geoip::prefix::Prefix;
 
 use crate::{
     alt_svc::{AltSvc, Quic},
+    code::Code,
     gates::{Building, Gates, Lists, shared::Settings},
     listen::share::Share,
     origin::{
@@ -21,7 +22,7 @@ use crate::{
     },
     place::{self, Places},
     policy::Rules,
-    request::{frontage::Frontage, pages::Pages},
+    request::{frontage::Frontage, hooks, pages::Pages},
     rules::{Rulebook, VARIANT},
     stats::SiteStats,
 };
@@ -60,6 +61,8 @@ pub struct Site {
     pub pages: Option<Pages>,
     /// Whose `X-Request-Id` is believed.
     pub request_id_from: Vec<Prefix>,
+    /// Its own code, if there is any.
+    pub code: Option<Arc<Code>>,
 }
 
 /// All sites by host.
@@ -183,6 +186,12 @@ impl Site {
         }
         let networks =
             site.request_id_from.iter().filter_map(|&(address, length)| Prefix::new(address, length).ok());
+        let last_code = last.and_then(|last| last.code.as_ref());
+        let code = site.transform.code.as_ref().map(|code| Code::load(code, last_code)).transpose();
+        let code = code.map_err(|error| format!("code: {error}"))?;
+        if code.is_some() {
+            rules.key_headers.push(hooks::KEY);
+        }
         Ok(Site {
             name: site.name.clone(),
             origins,
@@ -200,6 +209,7 @@ impl Site {
             places: places.clone(),
             gates: None,
             transform: site.transform.clone(),
+            code,
         })
     }
 }

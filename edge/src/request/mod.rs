@@ -22,6 +22,7 @@ pub mod derive;
 pub mod forward;
 pub mod frontage;
 pub mod gate;
+pub mod hooks;
 pub mod id;
 pub mod incoming;
 pub mod interim;
@@ -63,6 +64,7 @@ use self::{
 };
 use crate::{
     cache::{Cache, Candidates},
+    code::Hook,
     gates,
     listen::{connection::Client, share::Place},
     load::Load,
@@ -390,6 +392,18 @@ pub async fn handle_within(
         ruled::change(&site, &mut parts.headers, effects.as_deref());
     }
     parts.headers.insert(REQUEST_ID, request_id.clone());
+    let is_answered = effects.as_ref().is_some_and(|effects| effects.made.is_some());
+    if let Some(code) = site.code.as_ref().filter(|_| client.node.is_none() && !is_answered) {
+        let uri = rewritten.as_ref().unwrap_or(&parts.uri);
+        match hooks::on_request(code, client, &host, &parts.method, uri, &mut parts.headers) {
+            Ok(None) => {}
+            Ok(retargeted) => rewritten = retargeted,
+            Err(answer) => {
+                let request = Request::from_parts(parts, incoming);
+                return finish_local(edge, client, &request, *answer, started, Some((&site, &host)));
+            }
+        }
+    }
     let uri = rewritten.as_ref().unwrap_or(&parts.uri);
     let (shape, query) = match Shape::read(&site, client, uri, &mut parts.headers) {
         Ok(read) => read,
@@ -501,6 +515,11 @@ fn finish(exchange: &Exchange, author: Author, mut answer: Answer, started: Inst
         effects.dress(&exchange.headers, status, answer.response.headers_mut());
     }
     answer.response.headers_mut().insert(REQUEST_ID, exchange.request_id.clone());
+    if let Some(code) = exchange.site.code.as_ref().filter(|code| code.has(Hook::Response))
+        && exchange.client.node.is_none()
+    {
+        answer = hooks::on_response(code, exchange, answer);
+    }
     let stats = &exchange.site.stats;
     let asker = if exchange.client.node.is_some() { Asker::Node } else { Asker::Client };
     let counters = stats.here_for(asker);

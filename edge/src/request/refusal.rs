@@ -47,6 +47,8 @@ pub enum Refusal {
     SiteBusy,
     /// An image in a size or quality that may not be asked for.
     BadImageQuery,
+    /// The site's own code ended early, and must not.
+    EdgeCode,
     /// `only-if-cached`, and it is not.
     NotCached,
     /// The origin gave no answer; the status is policy's choice.
@@ -112,7 +114,7 @@ impl Refusal {
             Refusal::Expectation => StatusCode::EXPECTATION_FAILED,
             Refusal::Loop => StatusCode::LOOP_DETECTED,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::SiteBusy => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::SiteBusy | Refusal::EdgeCode => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NotCached => StatusCode::GATEWAY_TIMEOUT,
             Refusal::OthersFailed => StatusCode::BAD_GATEWAY,
             Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -143,6 +145,7 @@ impl Refusal {
             Refusal::BodyTooLarge => "body-too-large",
             Refusal::SiteBusy => "site-busy",
             Refusal::BadImageQuery => "bad-image-query",
+            Refusal::EdgeCode => "edge-code",
             Refusal::NotCached => "not-cached",
             Refusal::Origin(_, error) => error.reason(),
             Refusal::OthersFailed => "origin-failed-for-others",

@@ -1,8 +1,8 @@
-//! What an edge makes of a site's stored responses before they leave: smaller encodings, other images.
+//! What an edge makes of a site's responses before they leave: smaller encodings, other images, what its own code says.
 //!
 //! A part of [`super::Config`] by itself; how it is done is the edge's.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// `[site.NAME.compress]`, and what else is made of stored responses. The default makes nothing of them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +11,8 @@ pub struct SiteTransform {
     pub compress: Option<Compress>,
     /// Images; `None`: what the origin sends.
     pub images: Option<Images>,
+    /// Code of its own; `None`: there is none.
+    pub code: Option<Code>,
 }
 
 /// `[site.NAME.compress]`.
@@ -72,6 +74,31 @@ impl Default for Images {
             wait: Duration::from_secs(2),
         }
     }
+}
+
+/// `[site.NAME.code]`: a WebAssembly module that is asked about requests and responses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Code {
+    /// The module.
+    pub module: PathBuf,
+    /// What becomes of a request whose call ends early.
+    pub on_error: OnError,
+    /// Instructions of a call, about one each.
+    pub fuel: u64,
+    /// Time of a call.
+    pub time: Duration,
+    /// Memory of a call, bytes.
+    pub memory_bytes_max: u64,
+}
+
+/// What becomes of a request, or response, when code at the edge ends early.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// It goes on as it came (the default).
+    #[default]
+    Open,
+    /// It is refused.
+    Closed,
 }
 
 /// A format that images are made into.

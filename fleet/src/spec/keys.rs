@@ -92,6 +92,7 @@ pub(crate) const SITE: &[&str] = &[
     "split",
     "error_pages",
     "request_id_from",
+    "code",
 ];
 pub(crate) const GATES: &[&str] =
     &["secret", "network", "place", "rate", "concurrency", "waf", "bandwidth", "signed", "jwt"];
@@ -251,6 +252,7 @@ pub(crate) const CACHE: &[&str] = &[
 ];
 pub(crate) const CACHE_RULE: &[&str] = &["path", "extensions", "status", "ttl", "client_cache_control"];
 pub(crate) const COMPRESS: &[&str] = &["codings", "types", "min", "max"];
+pub(crate) const CODE: &[&str] = &["module", "on_error", "fuel", "time", "memory"];
 pub(crate) const IMAGES: &[&str] = &["formats", "widths", "heights", "qualities", "quality", "max", "wait"];
 pub(crate) const QUERY: &[&str] = &["only", "except"];
 pub(crate) const CONTROLLER: &[&str] = &[
@@ -328,6 +330,7 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.rule.then.respond", RULE_RESPOND),
     ("site.NAME.split.NAME", SPLIT),
     ("site.NAME.error_pages", ERROR_PAGES),
+    ("site.NAME.code", CODE),
     ("controller", CONTROLLER),
     ("controller.webhook.NAME", WEBHOOK),
     ("acme", ACME),

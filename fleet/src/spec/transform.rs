@@ -1,4 +1,4 @@
-//! `[site.NAME.compress]` and `[site.NAME.images]`: what an edge makes of stored responses.
+//! `[site.NAME.compress]`, `[site.NAME.images]` and `[site.NAME.code]`: what an edge makes of stored responses.
 
 use super::{
     keys,
@@ -6,10 +6,23 @@ use super::{
 };
 use std::time::Duration;
 
-use crate::config::transform::{Coding, Compress, Images, SiteTransform, WrittenAs, is_compressed_media};
+use crate::config::transform::{
+    Code, Coding, Compress, Images, OnError, SiteTransform, WrittenAs, is_compressed_media,
+};
+use crate::files::Role;
 
 /// Largest content that may be compressed: a job holds it in memory twice.
 const COMPRESS_BYTES_MAX: u64 = 64 << 20;
+/// Instructions of a call: about 5 ms.
+const FUEL: u64 = 5_000_000;
+/// About a second: a worker's other requests wait as long.
+const FUEL_MAX: i64 = 1_000_000_000;
+/// Time of a call. Fuel ends it sooner where the machine is not busy.
+const CODE_TIME: Duration = Duration::from_millis(50);
+/// Memory of a call: Rust's smallest module begins with 1 MiB of stack.
+const CODE_MEMORY_BYTES: u64 = 16 << 20;
+/// Each worker has one call at a time.
+const CODE_MEMORY_BYTES_MAX: u64 = 256 << 20;
 /// Largest source of an image.
 const IMAGE_BYTES_MAX: u64 = 64 << 20;
 /// Longest side that may be asked for: WebP's own limit.
@@ -18,7 +31,7 @@ const SIDE_MAX: i64 = 16_383;
 const SIZES_MAX: usize = 32;
 
 pub(super) fn site(section: &Section<'_>) -> SiteTransform {
-    SiteTransform { compress: compress(section), images: images(section) }
+    SiteTransform { compress: compress(section), images: images(section), code: code(section) }
 }
 
 fn compress(section: &Section<'_>) -> Option<Compress> {
@@ -95,6 +108,26 @@ fn images(section: &Section<'_>) -> Option<Images> {
         inner.doc.mistake(inner.span(), message);
     }
     Some(images)
+}
+
+fn code(section: &Section<'_>) -> Option<Code> {
+    let inner = section.section("code", keys::CODE)?;
+    inner.required("module", "the path of a WebAssembly module");
+    let fuel = inner.integer("fuel", 1000, FUEL_MAX).and_then(|fuel| u64::try_from(fuel).ok());
+    let memory_bytes_max = inner.bytes("memory", CODE_MEMORY_BYTES);
+    if !(1 << 16..=CODE_MEMORY_BYTES_MAX).contains(&memory_bytes_max) {
+        let message = format!("{}: expected a size from 64KiB to 256MiB", inner.name("memory"));
+        inner.doc.mistake(inner.place_of("memory"), message);
+    }
+    Some(Code {
+        on_error: inner
+            .word("on_error", &[("open", OnError::Open), ("closed", OnError::Closed)])
+            .unwrap_or_default(),
+        fuel: fuel.unwrap_or(FUEL),
+        time: inner.duration("time", CODE_TIME, Duration::from_millis(5), Duration::from_secs(1)),
+        memory_bytes_max,
+        module: inner.path("module", Role::Content)?,
+    })
 }
 
 /// `type/subtype`, or `type/*`.
