@@ -239,6 +239,7 @@ mod tests {
     fn node(name: &str, kind: nodes::Kind, program_report: Value) -> Status {
         let serving = Serving { source: Source::Snapshot, snapshot: Some(1), since: 0 };
         let report = Report {
+            identity: None,
             node: name.to_owned(),
             program: String::new(),
             version: String::new(),

@@ -16,6 +16,7 @@ use http::{Method, StatusCode};
 use nearside_fleet::{config, tickets::TicketSeeds};
 use nearside_node::{
     ControlRequest, ControlResponse, Daemon, Desired, Kind, Refusal, Staging, StartError, bind,
+    identity::RevokedList,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -60,6 +61,8 @@ struct Current {
     endpoints: Vec<Endpoint>,
     /// The server side of TLS with other edges, where this node has an identity.
     peers: Option<Arc<rustls::ServerConfig>>,
+    /// Identities of other edges that are refused.
+    revoked: Option<Arc<RevokedList>>,
     tickets: Option<TicketSeeds>,
 }
 
@@ -69,6 +72,7 @@ impl Current {
         front.admission.set_limits(self.pop.front.limits.clone());
         front.proxies.store(Arc::new(self.pop.front.proxy_protocol.clone()));
         front.peers.store(self.peers.clone());
+        front.revoked.send_replace(self.revoked.clone());
         front.h2c.store(self.pop.front.h2c, Ordering::Relaxed);
         if let Some(tickets) = &self.tickets {
             front.tickets.set(tickets.clone());
@@ -135,6 +139,7 @@ impl EdgeDaemon {
         let (table, problems) = tls::load_table(config.sites.values(), Some(&table), SystemTime::now());
         let peers = fleet.as_ref().map(|fleet| fleet.credentials.server_config());
         let peers = peers.transpose().map_err(|error| Refusal::new(error.to_string()))?;
+        let revoked = fleet.as_ref().and_then(|fleet| fleet.revoked.clone());
         let endpoints = endpoints(pop, peers.is_some());
         let bound = match self.running.get() {
             None => Vec::new(),
@@ -149,6 +154,7 @@ impl EdgeDaemon {
             endpoints,
             tickets,
             peers,
+            revoked,
         };
         Ok(Staged { current, table, problems, bound })
     }
@@ -160,6 +166,7 @@ impl EdgeDaemon {
             .map_err(|error| Refusal::new(error.to_string()))?;
         Ok(identity.map(|identity| Fleet {
             node: self.context.node.clone(),
+            revoked: identity.revoked.clone(),
             credentials: Arc::new(identity.credentials),
             pops: Arc::new(config.pops.clone()),
         }))

@@ -19,6 +19,9 @@ pub struct Report {
     pub now: u64,
     /// Whether it follows home, or its local fleet file.
     pub enrolled: bool,
+    /// The identity it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// What it serves.
     pub serving: Serving,
     /// The newest state that it refused, until a later one is accepted.
@@ -33,6 +36,19 @@ pub struct Report {
     /// What the program adds.
     #[serde(default)]
     pub program_report: serde_json::Value,
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Serial number of its certificate, in hex.
+    pub serial: String,
+    /// When it ends, seconds since the Unix epoch.
+    pub not_after: u64,
+    /// Whether its key was made on the node.
+    pub made_here: bool,
+    /// Number of the newest list of revoked identities it has; 0 for none.
+    pub revocations: u64,
 }
 
 /// Which desired state is served.

@@ -54,8 +54,8 @@ pub struct Applier<D> {
     node: String,
     daemon: Arc<D>,
     metrics: NodeMetrics,
-    /// One staging at a time: two city databases compiled at once would double the memory's peak.
-    staging: tokio::sync::Mutex<()>,
+    /// What serves. Held while staging: two city databases compiled at once would double the memory's peak.
+    staging: tokio::sync::Mutex<Option<Desired>>,
     status: Mutex<Status>,
 }
 
@@ -66,7 +66,7 @@ impl<D: Daemon> Applier<D> {
             node: node.to_owned(),
             daemon,
             metrics,
-            staging: tokio::sync::Mutex::new(()),
+            staging: tokio::sync::Mutex::default(),
             status: Mutex::default(),
         }
     }
@@ -77,7 +77,25 @@ impl<D: Daemon> Applier<D> {
     /// # Errors
     /// The daemon's [`Refusal`], already logged and counted; what served before serves on.
     pub async fn apply(&self, desired: Desired) -> Result<Vec<PathBuf>, Refusal> {
-        let _one = self.staging.lock().await;
+        let mut serving = self.staging.lock().await;
+        let also_read = self.stage_and_swap(desired.clone()).await?;
+        *serving = Some(desired);
+        Ok(also_read)
+    }
+
+    /// Stages what serves once more, for what a daemon reads beside it: the node's identity.
+    ///
+    /// # Errors
+    /// As [`Applier::apply`].
+    pub async fn again(&self) -> Result<(), Refusal> {
+        let serving = self.staging.lock().await;
+        match serving.clone() {
+            Some(desired) => self.stage_and_swap(desired).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn stage_and_swap(&self, desired: Desired) -> Result<Vec<PathBuf>, Refusal> {
         let (source, config) = (desired.source.clone(), Arc::clone(&desired.config));
         let started = Instant::now();
         let (daemon, node) = (Arc::clone(&self.daemon), self.node.clone());

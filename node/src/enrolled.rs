@@ -49,18 +49,25 @@ impl Enrolment {
 
     /// The files to watch; none without a state directory.
     pub fn identity_files(&self) -> Vec<PathBuf> {
-        self.state.iter().flat_map(|state| identity::files(&state.path(identity::DIR))).collect()
+        self.state.iter().flat_map(|state| identity::watched(&state.path(identity::DIR))).collect()
     }
 
-    /// Reads the identity again. A bad or vanished one leaves the present one in place until the restart.
+    /// Reads the identity again, and who is revoked. A bad or vanished one leaves the present one in place until the restart.
     pub fn read_identity(&self) {
         let Some(state) = &self.state else { return };
+        let last = self.identity();
         let read = Identity::of_state(state).and_then(|identity| {
             let tls = identity.as_ref().map(|identity| identity.credentials.server_config()).transpose()?;
             Ok(identity.zip(tls))
         });
         match read {
             Ok(Some((identity, tls))) => {
+                let is_same = |last: &Identity| {
+                    last.credentials.chain == identity.credentials.chain && last.revoked == identity.revoked
+                };
+                if last.is_some_and(|last| is_same(&last)) {
+                    return;
+                }
                 let expected = format!("node:{}", self.node);
                 if identity.common_name != expected {
                     tracing::warn!(

@@ -24,6 +24,7 @@ pub mod local;
 pub mod logs;
 pub mod metrics;
 pub mod ready;
+pub mod renewal;
 pub mod routes;
 pub mod run;
 pub mod signals;

@@ -20,6 +20,7 @@ use crate::{
     daemon::Daemon,
     enrolled::Enrolment,
     metrics::{self, Metrics},
+    renewal::Renewal,
     snapshots::Snapshots,
 };
 
@@ -46,6 +47,7 @@ struct Inner<D: Daemon> {
     applier: Arc<Applier<D>>,
     enrolment: Arc<Enrolment>,
     snapshots: Arc<Snapshots<D>>,
+    renewal: Renewal,
     metrics: Metrics,
 }
 
@@ -56,6 +58,10 @@ pub const ROUTES: &[Route<()>] = &[
     route(Method::GET, "/v1/status", Access::Public, "What the node says of itself"),
     route(Method::GET, "/v1/snapshot", Access::Read, "The accepted snapshot, as home signed it"),
     route(Method::PUT, "/v1/files/{sha256}", Access::Change, "Keeps a file that a snapshot will name"),
+    route(Method::GET, "/v1/identity/csr", Access::Change, "A signing request for a new key of this node"),
+    route(Method::PUT, "/v1/identity/certificate", Access::Change, "Takes the certificate for that key"),
+    route(Method::GET, "/v1/identity/revoked", Access::Read, "The list of revoked identities"),
+    route(Method::PUT, "/v1/identity/revoked", Access::Change, "Takes a newer list of revoked identities"),
     route(Method::POST, "/v1/snapshots", Access::Change, "Takes a signed snapshot, or refuses it whole"),
 ];
 
@@ -72,10 +78,22 @@ impl<D: Daemon> Routes<D> {
         applier: Arc<Applier<D>>,
         enrolment: Arc<Enrolment>,
         snapshots: Arc<Snapshots<D>>,
+        renewal: Renewal,
         metrics: Metrics,
     ) -> Self {
         let (node, version, started) = (node.to_owned(), version.to_owned(), SystemTime::now());
-        Self { inner: Arc::new(Inner { node, version, started, applier, enrolment, snapshots, metrics }) }
+        Self {
+            inner: Arc::new(Inner {
+                node,
+                version,
+                started,
+                applier,
+                enrolment,
+                snapshots,
+                renewal,
+                metrics,
+            }),
+        }
     }
 
     /// The node's registry.
@@ -130,6 +148,10 @@ impl<D: Daemon> Inner<D> {
             (&Method::PUT, "/v1/files/{sha256}") => {
                 self.snapshots.receive_file(parameter.unwrap_or_default(), request.body.clone()).await
             }
+            (&Method::GET, "/v1/identity/csr") => self.renewal.csr().await,
+            (&Method::PUT, "/v1/identity/certificate") => self.renewal.certificate(request.body).await,
+            (&Method::GET, "/v1/identity/revoked") => self.renewal.revoked_list(),
+            (&Method::PUT, "/v1/identity/revoked") => self.renewal.revoked(request.body).await,
             _ => self.applier.daemon().control(request).await,
         }
     }
@@ -149,6 +171,12 @@ impl<D: Daemon> Inner<D> {
             started: seconds(self.started),
             now: seconds(SystemTime::now()),
             enrolled: self.enrolment.identity().is_some(),
+            identity: self.enrolment.identity().map(|identity| report::Identity {
+                serial: hex(&identity.serial),
+                not_after: u64::try_from(identity.not_after).unwrap_or(0),
+                made_here: identity.made_here,
+                revocations: identity.revoked.as_ref().map_or(0, |list| list.number),
+            }),
             serving: report::Serving {
                 source: (&serving.source).into(),
                 snapshot: serving.source.snapshot(),
@@ -199,6 +227,10 @@ impl<D: Daemon> Inner<D> {
             }
         }
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn seconds(time: SystemTime) -> u64 {

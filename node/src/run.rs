@@ -22,7 +22,9 @@ use crate::{
     local::Local,
     logs,
     metrics::Metrics,
-    ready, routes,
+    ready,
+    renewal::{self, Renewal},
+    routes,
     signals::{Asked, Signals},
     snapshots::Snapshots,
     state::StateDir,
@@ -127,7 +129,7 @@ async fn run<D: Daemon>(
         }
     }
     tokio::spawn(ready::watchdog());
-    tokio::spawn(follow_identity(Arc::clone(&node.enrolment)));
+    tokio::spawn(follow_identity(Arc::clone(&node.enrolment), Arc::clone(&node.applier)));
     ready::ready("serving");
     follow(&node.applier, &node.snapshots, local, signals).await;
     Ok(())
@@ -158,9 +160,10 @@ impl<D: Daemon> Node<'_, D> {
             Arc::clone(&self.applier),
             Arc::clone(&self.enrolment),
             Arc::clone(&self.snapshots),
+            Renewal::new(&self.args.node, self.state.clone(), Arc::clone(&self.enrolment)),
             self.metrics.clone(),
         );
-        open_doors(listeners, self.state.as_ref(), routes, self.enrolment.tls()).await
+        open_doors(listeners, self.state.as_ref(), routes, &self.enrolment).await
     }
 }
 
@@ -224,8 +227,9 @@ async fn open_doors<D: Daemon>(
     listeners: Listeners,
     state: Option<&StateDir>,
     routes: routes::Routes<D>,
-    tls: SharedTls,
+    enrolment: &Arc<Enrolment>,
 ) -> Result<(), RunError> {
+    let tls = enrolment.tls();
     let metrics = routes.metrics().node.clone();
     if let Some(address) = listeners.metrics {
         let scrape = Server::new(routes.clone().scrape_handler(), metrics.clone());
@@ -233,7 +237,7 @@ async fn open_doors<D: Daemon>(
         tracing::info!("metrics on http://{address}/metrics");
         tokio::spawn(serving);
     }
-    let server = Server::new(routes.handler(), metrics);
+    let server = Server::new(routes.handler(), metrics).judged_by(renewal::judge(Arc::clone(enrolment)));
     if let Some(address) = listeners.control {
         let how =
             if tls.load().is_some() { "mutual TLS" } else { "plain, read-only: this node has no identity" };
@@ -252,17 +256,29 @@ async fn open_doors<D: Daemon>(
     Ok(())
 }
 
-/// Reads the identity again whenever its files change.
-async fn follow_identity(enrolment: Arc<Enrolment>) {
+/// Reads the identity again whenever its files change. What serves is then staged anew: a daemon shows the identity to other
+/// nodes, and must know whose are revoked.
+async fn follow_identity<D: Daemon>(enrolment: Arc<Enrolment>, applier: Arc<Applier<D>>) {
     let files = enrolment.identity_files();
     if files.is_empty() {
         return;
     }
     let mut watch = Watch::new();
     watch.replace(files);
+    let known = |enrolment: &Enrolment| {
+        let identity = enrolment.identity()?;
+        Some((identity.credentials.chain.clone(), identity.revoked.clone()))
+    };
+    let mut staged = known(&enrolment);
     loop {
         watch.changed().await;
         enrolment.read_identity();
+        let now = known(&enrolment);
+        if now != staged {
+            staged = now;
+            // A refusal is logged where it is found, and what served before serves on.
+            let _refused = applier.again().await;
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::{fs, path::Path};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, RevokedCertParams,
+    SerialNumber, date_time_ymd,
 };
 
 use crate::{identity, tls};
@@ -33,5 +35,38 @@ impl Ca {
         fs::write(ca_file, self.0.pem()).unwrap();
         fs::write(cert_file, certificate.pem()).unwrap();
         fs::write(key_file, key.serialize_pem()).unwrap();
+    }
+
+    /// Signs a request's key for a common name, issued later than every certificate of [`Ca::write_identity`].
+    pub(crate) fn sign(&self, csr: &str, common_name: &str) -> String {
+        static ISSUED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
+        let node = common_name.strip_prefix("node:").unwrap_or(common_name);
+        let mut params = CertificateParams::new(vec![tls::node_host(node)]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let day = ISSUED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        params.not_before = date_time_ymd(2020, 1, day);
+        let csr = CertificateSigningRequestParams::from_pem(csr).unwrap();
+        params.signed_by(&csr.public_key, &self.0).unwrap().pem()
+    }
+
+    /// A list of revoked serial numbers, DER.
+    pub(crate) fn revoke(&self, number: u64, serials: &[&[u8]]) -> Vec<u8> {
+        let revoked = |serial: &&[u8]| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.0).unwrap().der().to_vec()
     }
 }

@@ -8,8 +8,10 @@ use std::{path::PathBuf, sync::Arc};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::WebPkiServerVerifier,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, pem, pem::PemObject,
+    },
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
 
@@ -67,6 +69,15 @@ pub fn server_name(node: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(node_host(node)).ok()
 }
 
+/// What a server asks of its clients. One that is shown must be good in either case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Who has none gets no further than the handshake.
+    Demanded,
+    /// Who has none may show a token.
+    Welcome,
+}
+
 /// A certificate chain with its key, and the CA that judges the other side.
 #[derive(Debug)]
 pub struct Credentials {
@@ -76,6 +87,8 @@ pub struct Credentials {
     pub key: PrivateKeyDer<'static>,
     /// Whom to trust.
     pub roots: Arc<RootCertStore>,
+    /// Whom not, though the CA has signed it.
+    pub revoked: Option<CertificateRevocationListDer<'static>>,
     /// Where the chain came from, for messages.
     pub path: PathBuf,
 }
@@ -105,6 +118,7 @@ impl Credentials {
             chain: certificates(cert)?,
             key: private,
             roots: Arc::new(roots),
+            revoked: None,
             path: cert.to_path_buf(),
         })
     }
@@ -114,8 +128,20 @@ impl Credentials {
     /// # Errors
     /// [`TlsError`] if key and certificate don't match, or the CA can't judge.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        install_provider();
-        let verifier = WebPkiClientVerifier::builder(Arc::clone(&self.roots))
+        self.server_config_for(ClientCertificates::Demanded)
+    }
+
+    /// [`Credentials::server_config`], where clients may have something else to show.
+    ///
+    /// # Errors
+    /// [`TlsError`] as there.
+    pub fn server_config_for(&self, clients: ClientCertificates) -> Result<Arc<ServerConfig>, TlsError> {
+        let verifier = self.clients();
+        let verifier = match clients {
+            ClientCertificates::Demanded => verifier,
+            ClientCertificates::Welcome => verifier.allow_unauthenticated(),
+        };
+        let verifier = verifier
             .build()
             .map_err(|error| TlsError::Ca { path: self.path.clone(), reason: error.to_string() })?;
         let mut config = ServerConfig::builder_with_protocol_versions(&[&TLS13])
@@ -129,15 +155,45 @@ impl Credentials {
         Ok(Arc::new(config))
     }
 
+    fn clients(&self) -> rustls::server::ClientCertVerifierBuilder {
+        install_provider();
+        WebPkiClientVerifier::builder(Arc::clone(&self.roots))
+            .with_crls(self.revoked.clone())
+            // The list is of the fleet's CA: where there are two, the other one's identities are on none.
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
+    }
+
+    /// Judges clients: of the fleet's CA, in their time, not revoked.
+    ///
+    /// # Errors
+    /// [`TlsError::Ca`].
+    pub fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let built = self.clients().build();
+        built.map_err(|error| TlsError::Ca { path: self.path.clone(), reason: error.to_string() })
+    }
+
+    /// Judges servers likewise.
+    ///
+    /// # Errors
+    /// [`TlsError::Ca`].
+    pub fn server_verifier(&self) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+        install_provider();
+        let built = WebPkiServerVerifier::builder(Arc::clone(&self.roots))
+            .with_crls(self.revoked.clone())
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
+            .build();
+        built.map_err(|error| TlsError::Ca { path: self.path.clone(), reason: error.to_string() })
+    }
+
     /// A client that shows its certificate and trusts only the fleet's CA.
     ///
     /// # Errors
     /// [`TlsError`] if key and certificate don't match, or the CA can't judge.
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         install_provider();
-        let verifier = WebPkiServerVerifier::builder(Arc::clone(&self.roots))
-            .build()
-            .map_err(|error| TlsError::Ca { path: self.path.clone(), reason: error.to_string() })?;
+        let verifier = self.server_verifier()?;
         let mut config = ClientConfig::builder_with_protocol_versions(&[&TLS13])
             .with_webpki_verifier(verifier)
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())

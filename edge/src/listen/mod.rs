@@ -30,9 +30,13 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use nearside_fleet::config::front::ProxyProtocol;
+use nearside_node::identity::RevokedList;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{limits::Admission, quic::Quic};
@@ -97,6 +101,8 @@ pub struct Front {
     pub stats: Arc<FrontStats>,
     /// The server side of TLS with other edges; `None`: this node has no identity.
     pub peers: ArcSwapOption<rustls::ServerConfig>,
+    /// Identities that are refused, on open connections too.
+    pub revoked: watch::Sender<Option<Arc<RevokedList>>>,
     /// Who is in.
     pub admission: Arc<Admission>,
     /// Cancelled when the node stops.
@@ -124,6 +130,7 @@ impl Front {
             resolver,
             stats,
             peers: ArcSwapOption::empty(),
+            revoked: watch::Sender::new(None),
             admission: Arc::default(),
             draining: CancellationToken::new(),
             handshakes: Arc::default(),

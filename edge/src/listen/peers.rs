@@ -5,7 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use nearside_node::{Role, identity::common_name_of};
+use nearside_node::{Role, identity::facts};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -36,12 +36,19 @@ pub async fn serve(front: Arc<Front>, stream: TcpStream, peer: SocketAddr, place
     };
     drop(handshake);
     let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let role = leaf.and_then(|leaf| Role::from_common_name(&common_name_of(leaf)?));
-    let Some(Role::Node(node)) = role else {
+    let facts = leaf.and_then(|leaf| facts(leaf));
+    let role = facts.as_ref().and_then(|facts| Role::from_common_name(&facts.common_name));
+    let (Some(Role::Node(node)), Some(facts)) = (role, facts) else {
         front.stats.turned(Turned::HandshakeFailed);
-        tracing::warn!(%peer, ?role, "only nodes of the fleet are served here");
+        tracing::warn!(%peer, "only nodes of the fleet are served here");
         return;
     };
-    let client = Client::of_node(peer, local, node, place);
-    http1::serve(&front, stream, &client).await;
+    let client = Client::of_node(peer, local, node.clone(), place);
+    let mut revoked = front.revoked.subscribe();
+    let is_revoked =
+        revoked.wait_for(|list| list.as_ref().is_some_and(|list| list.serials.contains(&facts.serial)));
+    tokio::select! {
+        () = http1::serve(&front, stream, &client) => {}
+        Ok(_) = is_revoked => tracing::warn!(%peer, node, "its identity was revoked: the connection is cut"),
+    }
 }

@@ -21,7 +21,10 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, request::Parts};
 use nearside_fleet::config;
-use nearside_node::tls::{Credentials, node_host};
+use nearside_node::{
+    identity::RevokedList,
+    tls::{Credentials, node_host},
+};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -78,6 +81,8 @@ pub struct Fleet {
     pub node: String,
     /// By which edges know each other.
     pub credentials: Arc<Credentials>,
+    /// Identities that are refused, as the fleet's CA says.
+    pub revoked: Option<Arc<RevokedList>>,
     /// All PoPs.
     pub pops: Arc<std::collections::BTreeMap<String, config::Pop>>,
 }

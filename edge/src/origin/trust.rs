@@ -56,7 +56,9 @@ impl PartialEq for Trust {
             (Trust::System, Trust::System) => true,
             (Trust::Bundle(ours), Trust::Bundle(theirs)) => ours == theirs,
             // A renewed identity is another chain.
-            (Trust::Fleet(ours), Trust::Fleet(theirs)) => ours.chain == theirs.chain,
+            (Trust::Fleet(ours), Trust::Fleet(theirs)) => {
+                ours.chain == theirs.chain && ours.revoked == theirs.revoked
+            }
             _ => false,
         }
     }
@@ -102,8 +104,18 @@ impl Trust {
             TlsVersion::Tls12 => &[&TLS13, &TLS12],
             TlsVersion::Tls13 => &[&TLS13],
         };
-        let builder =
-            ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(self.roots());
+        let builder = ClientConfig::builder_with_protocol_versions(versions);
+        let builder = match self {
+            Trust::Fleet(credentials) => match credentials.server_verifier() {
+                Ok(verifier) => builder.with_webpki_verifier(verifier),
+                Err(error) => {
+                    // Read and found good when the node was staged. Nobody is trusted then: the origin is asked.
+                    tracing::error!(%error, "shields can't be judged");
+                    builder.with_root_certificates(RootCertStore::empty())
+                }
+            },
+            Trust::System | Trust::Bundle(_) => builder.with_root_certificates(self.roots()),
+        };
         let mut config = match self {
             Trust::System | Trust::Bundle(_) => builder.with_no_client_auth(),
             Trust::Fleet(credentials) => {

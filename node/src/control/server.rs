@@ -41,6 +41,9 @@ pub const BODY_BYTES_MAX: usize = 256 << 20;
 /// `BODY_BYTES_MAX + CONNECTIONS_MAX × BODY_BYTES_SMALL`.
 pub const BODY_BYTES_SMALL: usize = 1 << 20;
 
+/// Largest body of a caller with a token: a thousand URLs of the greatest length.
+pub const TOKEN_BODY_BYTES_MAX: usize = 16 << 20;
+
 /// Connections at once over all doors of a listener. Home, operators and a scraper need a handful.
 pub const CONNECTIONS_MAX: usize = 128;
 
@@ -246,10 +249,11 @@ impl Server {
             }
         };
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let named = leaf.and_then(|leaf| identity::name_and_serial(leaf));
-        let (common_name, serial) = named.map_or((None, Vec::new()), |(name, serial)| (Some(name), serial));
-        let from = Some(peer.ip());
-        self.connection(stream, Shown { common_name, serial, from, ..Shown::default() }).await;
+        let mut shown = Shown { from: Some(peer.ip()), ..Shown::default() };
+        if let Some(facts) = leaf.and_then(|leaf| identity::facts(leaf)) {
+            (shown.common_name, shown.serial) = (Some(facts.common_name), facts.serial);
+        }
+        self.connection(stream, shown).await;
     }
 
     async fn connection<S>(&self, stream: S, shown: Shown)
@@ -315,22 +319,28 @@ impl Server {
                 "changes need a client certificate of the fleet, or the control socket in the state directory",
             ));
         }
-        let body = self.body(&head.headers, body).await?;
+        let bytes_max = if role.token().is_some() { TOKEN_BODY_BYTES_MAX } else { BODY_BYTES_MAX };
+        let body = self.body(&head.headers, body, bytes_max).await?;
         let query = parse_query(head.uri.query().unwrap_or(""));
         let (path, from) = (head.uri.path().to_owned(), shown.from);
         Ok(ControlRequest { role, who, from, method, path, query, body })
     }
 
-    async fn body(&self, headers: &http::HeaderMap, body: Incoming) -> Result<Bytes, ControlResponse> {
+    async fn body(
+        &self,
+        headers: &http::HeaderMap,
+        body: Incoming,
+        bytes_max: usize,
+    ) -> Result<Bytes, ControlResponse> {
         let declared =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let chunked = headers.contains_key(header::TRANSFER_ENCODING);
         let large = chunked || declared.is_some_and(|bytes| bytes > BODY_BYTES_SMALL as u64);
         let too_large = || {
-            let message = format!("the body is larger than {BODY_BYTES_MAX} bytes");
+            let message = format!("the body is larger than {bytes_max} bytes");
             ControlResponse::error(StatusCode::PAYLOAD_TOO_LARGE, message)
         };
-        if declared.is_some_and(|bytes| bytes > BODY_BYTES_MAX as u64) {
+        if declared.is_some_and(|bytes| bytes > bytes_max as u64) {
             return Err(too_large());
         }
         let read = async {
@@ -338,7 +348,7 @@ impl Server {
                 true => Some(self.large_bodies.acquire().await),
                 false => None,
             };
-            Limited::new(body, BODY_BYTES_MAX).collect().await
+            Limited::new(body, bytes_max).collect().await
         };
         match timeout(BODY_TIMEOUT, read).await {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
