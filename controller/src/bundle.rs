@@ -198,6 +198,9 @@ impl Bundler<'_> {
         let source = publication.map(|publication| publication.source).unwrap_or_default();
         let mut files = BTreeMap::new();
         for entry in snapshot.files.into_iter().filter(|entry| !is_added(&snapshot.fleet_file, &entry.path)) {
+            if entry.sealed_for.as_deref().is_some_and(|node| self.is_revoked(node).unwrap_or(true)) {
+                continue;
+            }
             let entry = self.resealed(entry)?;
             if !self.home.state.path(file_name(&entry.sha256)).exists() {
                 return Err(format!("{} of snapshot {number} is no longer kept at home", entry.path).into());
@@ -206,6 +209,11 @@ impl Bundler<'_> {
         }
         self.add_own(&config, &mut files)?;
         Ok(self.number(draft, &config, files.into_values().collect(), source)?)
+    }
+
+    /// What a stolen key could open is no longer sealed for it.
+    fn is_revoked(&self, node: &str) -> Result<bool, String> {
+        self.journal.is_revoked(&format!("node:{node}")).map_err(|error| error.to_string())
     }
 
     /// The same file for a node that was given a new key since, as far as what was sealed is still on disk.
@@ -352,6 +360,9 @@ impl Bundler<'_> {
     ) -> Result<(), String> {
         let plain = Sha256::of(bytes);
         for node in nodes {
+            if self.is_revoked(node)? {
+                continue;
+            }
             let (sha256, length) = self.sealed(&plain, path, node, bytes)?;
             let entry =
                 FileEntry { path: path.to_owned(), sha256, bytes: length, sealed_for: Some(node.clone()) };
@@ -403,13 +414,15 @@ impl Bundler<'_> {
         let content = serde_json::to_vec(&files).map_err(|error| words(&error))?;
         let content = Sha256::of(&content).to_string();
         let newest = self.journal.newest().map_err(|error| words(&error))?;
+        // After a restore: a number that nodes have seen must not come again, whatever is in it.
+        let floor = self.journal.snapshot_floor().map_err(|error| words(&error))?;
         let number = match newest {
-            Some((number, kept, signed)) if kept == content => {
+            Some((number, kept, signed)) if kept == content && number > floor => {
                 let publication = self.journal.publication(number).map_err(|error| words(&error))?;
                 let publication = publication.ok_or_else(|| format!("snapshot {number} is gone"))?;
                 return Ok(Published { config: config.clone(), number, publication, signed, new: false });
             }
-            newest => newest.map_or(1, |(number, ..)| number + 1),
+            newest => newest.map_or(0, |(number, ..)| number).max(floor) + 1,
         };
         let created = seconds(self.now);
         let rollback_of = match draft.content {
@@ -514,6 +527,14 @@ pub(crate) fn owners<'c>(config: &'c Config, key: &Path) -> BTreeSet<&'c String>
     let dns =
         config.dns.iter().filter(|(_, node)| node.encrypted.as_ref().is_some_and(|named| named.key == key));
     edges.chain(dns.map(|(name, _)| name)).collect()
+}
+
+/// Forgets the seeds of session tickets: the next snapshot has new ones, and no old ticket is good any more.
+///
+/// # Errors
+/// In words.
+pub fn forget_ticket_seeds(state: &StateDir) -> Result<(), String> {
+    state.remove(TICKET_SEEDS).map_err(|error| error.to_string())
 }
 
 /// Whether two thirds of a certificate's life are over.

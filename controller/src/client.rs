@@ -5,13 +5,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use nearside_node::tls;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, pki_types::CertificateDer};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -60,7 +61,24 @@ pub struct Peer {
     /// Where it listens.
     pub address: SocketAddr,
     /// Our identity.
-    pub tls: Arc<ClientConfig>,
+    pub tls: SharedClient,
+}
+
+/// What we show and believe as a client; swapped when our identity is renewed or somebody's is revoked. Counts for the next
+/// connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SharedClient(Arc<ArcSwap<ClientConfig>>);
+
+impl SharedClient {
+    /// Of a configuration.
+    pub fn new(config: Arc<ClientConfig>) -> Self {
+        Self(Arc::new(ArcSwap::new(config)))
+    }
+
+    /// Replaces it.
+    pub fn swap(&self, config: Arc<ClientConfig>) {
+        self.0.store(config);
+    }
 }
 
 /// An open connection to a [`Peer`].
@@ -68,6 +86,9 @@ pub struct Peer {
 pub struct Connection {
     address: SocketAddr,
     send: SendRequest<Full<Bytes>>,
+    /// The certificate that the peer has shown.
+    pub leaf: Option<CertificateDer<'static>>,
+    made_with: Arc<ClientConfig>,
 }
 
 /// A status and a body.
@@ -88,16 +109,20 @@ impl Peer {
     pub async fn connect(&self) -> Result<Connection, ClientError> {
         let address = self.address;
         let failed = |reason: String| ClientError::Unreachable { address, reason };
+        let made_with = self.tls.0.load_full();
         let opening = async {
             let name = tls::server_name(&self.name)
                 .ok_or_else(|| format!("{} can't be in a certificate", self.name))?;
             let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
             stream.set_nodelay(true).map_err(|error| error.to_string())?;
-            let connector = TlsConnector::from(Arc::clone(&self.tls));
+            let connector = TlsConnector::from(Arc::clone(&made_with));
             let stream = connector.connect(name, stream).await.map_err(|error| words(&error))?;
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))
+            let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let leaf = leaf.map(|leaf| leaf.clone().into_owned());
+            let opened = http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))?;
+            Ok((opened, leaf))
         };
-        let (send, connection) = match timeout(CONNECT_TIMEOUT, opening).await {
+        let ((send, connection), leaf) = match timeout(CONNECT_TIMEOUT, opening).await {
             Ok(opened) => opened.map_err(failed)?,
             Err(_elapsed) => return Err(failed(format!("no connection within {CONNECT_TIMEOUT:?}"))),
         };
@@ -105,7 +130,12 @@ impl Peer {
         tokio::spawn(async move {
             let _told_elsewhere = connection.await;
         });
-        Ok(Connection { address, send })
+        Ok(Connection { address, send, leaf, made_with })
+    }
+
+    /// Whether a connection was made with what we show and believe now: the other side may have been revoked since.
+    pub fn stands_by(&self, connection: &Connection) -> bool {
+        Arc::ptr_eq(&self.tls.0.load(), &connection.made_with)
     }
 
     /// Connects and asks once.

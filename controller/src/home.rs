@@ -23,23 +23,36 @@ use nearside_node::{
     tls,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber,
+};
+
+use crate::{
+    identities::{HOME_LIFE, NODE_LIFE},
+    journal::{
+        Journal, JournalError,
+        identity::{Provenance, Registered},
+    },
 };
 
 /// The CA outlives every machine of the fleet.
 const CA_YEARS: u64 = 20;
-/// Identities of nodes: they are renewed by `nearside init` with the old certificate removed.
-const IDENTITY_YEARS: u64 = 5;
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
-/// A certificate is valid a little before now: PoPs' clocks are not home's.
+/// A site's certificate is valid a little before now: PoPs' clocks are not home's.
 const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
+/// An identity is valid a day before now: a machine whose clock is wrong by a time zone can still be reached and told.
+const IDENTITY_SKEW: Duration = Duration::from_secs(86_400);
+/// How long a list of revoked identities says it is good; the newest counts however old it is.
+const REVOKED_LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Largest file read from the state directory here; keys and certificates are a few kilobytes.
 const KEY_BYTES_MAX: u64 = 1 << 20;
 
 const CA_CERT: &str = "ca/ca.pem";
 const CA_KEY: &str = "ca/ca.key";
 const SNAPSHOT_KEY: &str = "snapshot.key";
+/// The journal, in the state directory.
+pub const DATABASE: &str = "nearside.db";
 /// The operator's identity, which the command line uses.
 pub const OPERATOR: &str = "operator";
 
@@ -57,6 +70,9 @@ pub enum HomeError {
         /// Why.
         source: rcgen::Error,
     },
+    /// The register of identities.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// A snapshot key does not read.
     #[error("{path}: {source}")]
     Signing {
@@ -79,7 +95,7 @@ pub enum HomeError {
 }
 
 /// An opened state directory that `init` has filled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Home {
     /// The directory.
     pub state: StateDir,
@@ -116,10 +132,26 @@ pub fn init(
         made.paths.push(state.write(SNAPSHOT_KEY, text.as_bytes())?);
     }
     let home = Home { state: state.clone() };
-    made.paths.extend(home.identity(state, identity::DIR, "controller", now)?);
-    made.paths.extend(home.identity(state, OPERATOR, "operator", now)?);
+    let journal = Journal::open(&state.path(DATABASE))?;
+    let mut identity = |dir: &StateDir, at: &str, name: &str, life: Duration| -> Result<(), HomeError> {
+        let dir = dir.subdir(at)?;
+        if identity::files(dir.root()).iter().all(|file| file.exists()) {
+            return Ok(());
+        }
+        journal.keep_identity(&home.make_identity(&dir, name, now, life)?)?;
+        made.paths.extend(identity::files(dir.root()));
+        Ok(())
+    };
+    identity(state, identity::DIR, "controller", HOME_LIFE)?;
+    identity(state, OPERATOR, "operator", HOME_LIFE)?;
     for node in config.pops.keys().chain(config.dns.keys()) {
-        made.paths.extend(home.identity(identities, node, &format!("node:{node}"), now)?);
+        // What was carried to its node is not made again: a node that home has heard of has an identity.
+        let is_known = home.state.path(format!("seal/{node}.pub")).exists();
+        if !is_known {
+            identity(identities, node, &format!("node:{node}"), NODE_LIFE)?;
+        }
+    }
+    for node in config.pops.keys().chain(config.dns.keys()) {
         made.paths.extend(home.node_keys(identities, node)?);
     }
     Ok(made)
@@ -182,43 +214,144 @@ impl Home {
         Ok((leaf + &ca, key))
     }
 
-    /// Makes `DIR/NAME/{ca,cert,key}.pem` where the key is missing.
-    fn identity(
+    /// Makes `ca.pem`, `cert.pem` and `key.pem` in a directory: an identity whose key is made here.
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub fn make_identity(
         &self,
         dir: &StateDir,
         name: &str,
-        common_name: &str,
         now: SystemTime,
-    ) -> Result<Vec<PathBuf>, HomeError> {
-        let file = |end: &str| format!("{name}/{end}");
-        let complete =
-            [identity::CA, identity::CERT, identity::KEY].iter().all(|end| dir.path(file(end)).exists());
-        if complete {
-            return Ok(Vec::new());
-        }
-        let node = common_name.strip_prefix("node:").unwrap_or(common_name);
-        let what = || format!("the identity of {common_name}");
-        let failed = |source| HomeError::Certificate { what: what(), source };
+        life: Duration,
+    ) -> Result<Registered, HomeError> {
+        let failed = |source| HomeError::Certificate { what: format!("the identity of {name}"), source };
+        let key = KeyPair::generate().map_err(failed)?;
+        let (certificate, registered) = self.sign_identity(&key, name, now, life, Provenance::Home)?;
+        dir.write(identity::CA, self.text(CA_CERT)?.as_bytes())?;
+        dir.write(identity::KEY, key.serialize_pem().as_bytes())?;
+        dir.write(identity::CERT, certificate.as_bytes())?;
+        Ok(registered)
+    }
+
+    /// Makes `cert.pem` anew for the `key.pem` of a directory.
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub fn renew_certificate(
+        &self,
+        dir: &StateDir,
+        name: &str,
+        now: SystemTime,
+        life: Duration,
+    ) -> Result<Registered, HomeError> {
+        let failed = |source| HomeError::Certificate { what: format!("the identity of {name}"), source };
+        let key = dir.read(identity::KEY, KEY_BYTES_MAX)?.unwrap_or_default();
+        let key = KeyPair::from_pem(&String::from_utf8_lossy(&key)).map_err(failed)?;
+        let (certificate, registered) = self.sign_identity(&key, name, now, life, Provenance::Home)?;
+        dir.write(identity::CERT, certificate.as_bytes())?;
+        Ok(registered)
+    }
+
+    /// Signs the key of a signing request (PEM) for a name. Nothing else of the request counts, whatever it asks for.
+    ///
+    /// # Errors
+    /// [`HomeError`], also where the request is not signed with its own key.
+    pub fn sign_request(
+        &self,
+        csr: &str,
+        name: &str,
+        now: SystemTime,
+        life: Duration,
+    ) -> Result<(String, Registered), HomeError> {
+        let failed = |source| HomeError::Certificate { what: format!("the identity of {name}"), source };
+        let request = CertificateSigningRequestParams::from_pem(csr).map_err(failed)?;
+        self.sign_identity(&request.public_key, name, now, life, Provenance::There)
+    }
+
+    fn sign_identity(
+        &self,
+        key: &impl PublicKeyData,
+        name: &str,
+        now: SystemTime,
+        life: Duration,
+        made: Provenance,
+    ) -> Result<(String, Registered), HomeError> {
+        let failed = |source| HomeError::Certificate { what: format!("the identity of {name}"), source };
+        let host = name.rsplit(':').next().unwrap_or(name);
         let mut params = CertificateParams::new(Vec::<String>::new()).map_err(failed)?;
-        let host = tls::node_host(node).try_into().map_err(failed)?;
-        params.subject_alt_names.push(SanType::DnsName(host));
-        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.subject_alt_names.push(SanType::DnsName(tls::node_host(host).try_into().map_err(failed)?));
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let (certificate, key) = self.sign(params, now, YEAR * IDENTITY_YEARS as u32, what)?;
-        Ok(vec![
-            dir.write(file(identity::CA), self.text(CA_CERT)?.as_bytes())?,
-            dir.write(file(identity::KEY), key.as_bytes())?,
-            dir.write(file(identity::CERT), certificate.as_bytes())?,
-        ])
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let mut serial = [0; 16];
+        aws_lc_rs::rand::fill(&mut serial).map_err(|_| failed(rcgen::Error::RingUnspecified))?;
+        // Positive, and always as long (RFC 5280 section 4.1.2.2).
+        serial[0] = serial[0] & 0x3f | 0x40;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.not_before = (now - IDENTITY_SKEW).into();
+        params.not_after = (now + life).into();
+        let certificate = params.signed_by(key, &self.issuer(|| format!("the identity of {name}"))?);
+        let registered = Registered {
+            serial: hex(&serial),
+            name: name.to_owned(),
+            issued: seconds(now),
+            not_after: seconds(now + life),
+            made,
+            revoked: None,
+            reason: String::new(),
+        };
+        Ok((certificate.map_err(failed)?.pem(), registered))
+    }
+
+    /// Signs a list of revoked identities (DER, RFC 5280 section 5).
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub fn sign_revoked<'r>(
+        &self,
+        number: u64,
+        revoked: impl Iterator<Item = &'r Registered>,
+        now: SystemTime,
+    ) -> Result<Vec<u8>, HomeError> {
+        let what = || "the list of revoked identities".to_owned();
+        let one = |one: &Registered| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&unhex(&one.serial)),
+            revocation_time: (UNIX_EPOCH + Duration::from_secs(one.revoked.unwrap_or(0))).into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: (now - IDENTITY_SKEW).into(),
+            next_update: (now + REVOKED_LIFE).into(),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.map(one).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = list.signed_by(&self.issuer(what)?);
+        let signed = signed.map_err(|source| HomeError::Certificate { what: what(), source })?;
+        Ok(signed.der().to_vec())
+    }
+
+    fn issuer(&self, what: impl Fn() -> String) -> Result<Issuer<'static, KeyPair>, HomeError> {
+        let failed = |source| HomeError::Certificate { what: what(), source };
+        let ca_key = KeyPair::from_pem(&self.text(CA_KEY)?).map_err(failed)?;
+        Issuer::from_ca_cert_pem(&self.text(CA_CERT)?, ca_key).map_err(failed)
     }
 
     /// Makes a node's sealing pair and gives it the key snapshots are verified with.
-    fn node_keys(&self, identities: &StateDir, node: &str) -> Result<Vec<PathBuf>, HomeError> {
+    ///
+    /// # Errors
+    /// [`HomeError`].
+    pub fn node_keys(&self, identities: &StateDir, node: &str) -> Result<Vec<PathBuf>, HomeError> {
         let mut made = Vec::new();
         let public = self.signing_key()?.public_key().to_string() + "\n";
         let snapshot_key = format!("{node}/{}", identity::SNAPSHOT_KEY);
-        if !identities.path(&snapshot_key).exists() {
+        let is_here = identities.path(format!("{node}/{}", identity::CERT)).exists();
+        if is_here && !identities.path(&snapshot_key).exists() {
             made.push(identities.write(snapshot_key, public.as_bytes())?);
         }
         let known = read(&self.state, &format!("seal/{node}.pub"))?.is_some();
@@ -240,9 +373,8 @@ impl Home {
         life: Duration,
         what: impl Fn() -> String,
     ) -> Result<(String, String), HomeError> {
+        let issuer = self.issuer(&what)?;
         let failed = |source| HomeError::Certificate { what: what(), source };
-        let ca_key = KeyPair::from_pem(&self.text(CA_KEY)?).map_err(failed)?;
-        let issuer = Issuer::from_ca_cert_pem(&self.text(CA_CERT)?, ca_key).map_err(failed)?;
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + life).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -274,6 +406,17 @@ fn make_ca(fleet: &str, now: SystemTime) -> Result<(String, String), HomeError> 
 
 fn read(state: &StateDir, name: &str) -> Result<Option<Vec<u8>>, StateError> {
     state.read(name, KEY_BYTES_MAX)
+}
+
+/// Bytes in hex, as serial numbers are written.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What [`hex`] wrote; stops at what it did not.
+fn unhex(text: &str) -> Vec<u8> {
+    let pair = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    (0..text.len()).step_by(2).map_while(pair).collect()
 }
 
 /// Seconds since the epoch; 0 before it.
@@ -335,7 +478,19 @@ mod tests {
         assert_eq!(init(&state, &identities, &config, SystemTime::now()).unwrap(), Made::default());
         fs::remove_dir_all(identities.path("nyc")).unwrap();
         let again = init(&state, &identities, &config, SystemTime::now()).unwrap();
-        assert!(again.paths.iter().all(|path| path.starts_with(identities.path("nyc"))), "{again:?}");
+        assert_eq!(again, Made::default(), "it was carried to its node");
+        state.remove("seal/nyc.pub").unwrap();
+        let again = init(&state, &identities, &config, SystemTime::now()).unwrap();
+        assert!(Identity::read(&identities.path("nyc")).is_ok());
+        let ours =
+            |path: &PathBuf| path.starts_with(identities.path("nyc")) || path.ends_with("seal/nyc.pub");
+        assert!(again.paths.iter().all(ours), "{again:?}");
+        let register = Journal::open(&state.path(DATABASE)).unwrap().identities().unwrap();
+        assert_eq!(
+            register.iter().filter(|one| one.name == "node:nyc").count(),
+            2,
+            "all are in the register"
+        );
     }
 
     #[test]

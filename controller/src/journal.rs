@@ -5,8 +5,12 @@
 //! nothing.
 
 pub mod acme;
+pub mod audit;
+pub mod identity;
 pub mod publications;
 pub mod purge;
+pub mod restored;
+pub mod token;
 
 use std::path::Path;
 
@@ -27,11 +31,10 @@ CREATE TABLE IF NOT EXISTS applied (node TEXT PRIMARY KEY, sequence INTEGER NOT 
 CREATE TABLE IF NOT EXISTS drain (pop TEXT PRIMARY KEY, until INTEGER, reason TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS certificate (site TEXT PRIMARY KEY, hosts TEXT NOT NULL, chain TEXT NOT NULL,
     key TEXT NOT NULL, not_before INTEGER NOT NULL, not_after INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS audit (at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL);
 ";
 
-/// Audit entries kept; about ten years of a busy team.
-const AUDIT_MAX: i64 = 100_000;
+/// How long a write waits for another process's.
+const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why the journal failed.
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +81,23 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
+        // The command line opens it beside the controller.
+        connection.busy_timeout(BUSY)?;
         // An acknowledged purge must survive a power cut: every commit is synced.
         connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.execute_batch(SCHEMA)?;
-        connection.execute_batch(events::SCHEMA)?;
-        connection.execute_batch(acme::SCHEMA)?;
-        connection.execute_batch(publications::SCHEMA)?;
+        for schema in [
+            SCHEMA,
+            audit::SCHEMA,
+            identity::SCHEMA,
+            restored::SCHEMA,
+            token::SCHEMA,
+            acme::SCHEMA,
+            events::SCHEMA,
+            publications::SCHEMA,
+        ] {
+            connection.execute_batch(schema)?;
+        }
+        audit::migrate(&connection)?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 
@@ -225,21 +239,6 @@ impl Journal {
             .execute("INSERT OR REPLACE INTO certificate VALUES (?, ?, ?, ?, ?, ?)", values)?;
         Ok(())
     }
-
-    /// Writes down who did what.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn audit(&self, at: u64, who: &str, what: &str) -> Result<(), JournalError> {
-        Ok(write_audit(&self.connection.lock(), at, who, what)?)
-    }
-}
-
-fn write_audit(connection: &Connection, at: u64, who: &str, what: &str) -> rusqlite::Result<()> {
-    connection.execute("INSERT INTO audit VALUES (?, ?, ?)", params![at, who, what])?;
-    let oldest = connection.last_insert_rowid() - AUDIT_MAX;
-    connection.execute("DELETE FROM audit WHERE rowid <= ?", [oldest])?;
-    Ok(())
 }
 
 fn text(value: &impl serde::Serialize) -> Result<String, rusqlite::Error> {

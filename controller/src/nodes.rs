@@ -16,7 +16,7 @@ use nearside_fleet::{
     report::{Missing, Report},
     snapshot::Signed,
 };
-use nearside_node::state::StateDir;
+use nearside_node::{identity::facts, state::StateDir};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -25,7 +25,8 @@ use crate::{
     bundle,
     client::{Answer, ClientError, Connection, Peer, json},
     home::seconds,
-    journal::{Drain, Journal},
+    identities::Identities,
+    journal::{Drain, Journal, restored::Restored},
     purge::{Outbox, courier::Courier},
     rollout::{Refusal, Sight, Traffic},
 };
@@ -183,6 +184,7 @@ struct Seen {
 pub struct Node {
     peer: Peer,
     kind: Kind,
+    identities: Arc<Identities>,
     journal: Arc<Journal>,
     state: StateDir,
     status: Mutex<Status>,
@@ -193,7 +195,14 @@ pub struct Node {
 
 impl Node {
     /// A node that was not looked at yet.
-    pub fn new(peer: Peer, kind: Kind, journal: Arc<Journal>, outbox: &Arc<Outbox>, state: StateDir) -> Self {
+    pub fn new(
+        peer: Peer,
+        kind: Kind,
+        identities: Arc<Identities>,
+        journal: Arc<Journal>,
+        outbox: &Arc<Outbox>,
+        state: StateDir,
+    ) -> Self {
         let status = Status {
             node: peer.name.clone(),
             kind,
@@ -211,7 +220,7 @@ impl Node {
         let courier =
             (kind == Kind::Edge).then(|| Courier::new(peer.clone(), Arc::clone(outbox), acknowledged));
         let (status, seen) = (Mutex::new(status), Mutex::default());
-        Self { peer, kind, journal, state, status, seen, courier }
+        Self { peer, kind, identities, journal, state, status, seen, courier }
     }
 
     /// What is known of it now.
@@ -316,7 +325,30 @@ impl Node {
 
     /// One look and everything that follows from it.
     async fn round(&self, target: Option<&Target>) -> Result<(), String> {
-        let mut connection = self.look(target).await?;
+        let mut connection = match self.look(target).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.renew_ended().await;
+                return Err(error);
+            }
+        };
+        let has = self.status.lock().snapshot.unwrap_or(0);
+        if target.is_some_and(|target| has > target.number)
+            && let Ok(number) = self.journal.newest_number()
+            && has > number
+        {
+            let marked = self.journal.mark_restored(Restored::FoundOut, seconds(SystemTime::now()));
+            return Err(marked.map_or_else(
+                |error| error.to_string(),
+                |()| {
+                    format!(
+                        "has snapshot {has}, home knows of {number} only: home's state was put back. Restart \
+                         nearside-controller: it goes on after what the fleet has seen"
+                    )
+                },
+            ));
+        }
+        let untrusted = self.trust(&mut connection).await.err();
         if let Some(Target { number, signed }) = target
             && self.status.lock().snapshot != Some(*number)
         {
@@ -326,8 +358,44 @@ impl Node {
             Some(courier) => courier.error().map_or(Ok(()), |error| Err(format!("purges: {error}"))),
             None => self.drains(&mut connection).await,
         }?;
-        self.status.lock().error = None;
+        self.status.lock().error.clone_from(&untrusted);
+        untrusted.map_or(Ok(()), Err)
+    }
+
+    /// Brings the node the list of revoked identities, and renews its own where that is due.
+    async fn trust(&self, connection: &mut Connection) -> Result<(), String> {
+        let words = |error: &dyn std::fmt::Display| format!("its identity: {error}");
+        if let Some(leaf) = &connection.leaf {
+            self.identities.seen(leaf).map_err(|error| words(&error))?;
+        }
+        let report = self.status.lock().report.clone();
+        // A node of an older version does not say, and can't be renewed.
+        let Some(identity) = report.and_then(|report| report.identity) else { return Ok(()) };
+        let now = SystemTime::now();
+        if identity.revocations != self.identities.revocations() {
+            let exchanged = self.identities.exchange_revoked(connection, identity.revocations, now).await;
+            exchanged.map_err(|error| words(&error))?;
+        }
+        if Identities::is_due(&identity, now) {
+            let renewed = self.identities.renew(&self.peer.name, connection, now).await;
+            renewed.map_err(|error| words(&error))?;
+        }
         Ok(())
+    }
+
+    /// Renews a node whose certificate ended while it was out of reach; any other that does not answer stays as it is.
+    async fn renew_ended(&self) {
+        let peer = Peer { tls: self.identities.forgiving(), ..self.peer.clone() };
+        let Ok(mut connection) = peer.connect().await else { return };
+        let ended = connection.leaf.as_ref().and_then(|leaf| facts(leaf)).is_some_and(|facts| {
+            u64::try_from(facts.not_after).is_ok_and(|ended| ended < seconds(SystemTime::now()))
+        });
+        if ended {
+            let renewed = self.identities.renew(&self.peer.name, &mut connection, SystemTime::now()).await;
+            if let Err(error) = renewed {
+                tracing::warn!(node = self.peer.name, %error, "its identity has ended and was not renewed");
+            }
+        }
     }
 
     async fn look(&self, target: Option<&Target>) -> Result<Connection, String> {

@@ -14,12 +14,7 @@ use nearside_fleet::{
     config::{Config, PublishOn},
     purge::{Mode, Scope},
 };
-use nearside_node::{
-    identity::{self, Identity},
-    metrics::Metrics,
-    state::StateDir,
-    watch::Watch,
-};
+use nearside_node::{metrics::Metrics, state::StateDir, watch::Watch};
 use parking_lot::Mutex;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use serde::{Deserialize, Serialize};
@@ -28,21 +23,25 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     acme::{self, Acme, Desk, challenge::DnsNode},
     alarms::Alarms,
-    bundle::{Bundler, Content, Draft, How, Published},
+    backup,
+    bundle::{self, Bundler, Content, Draft, How, Published},
     client::Peer,
     diff::{self, Diff, Side},
     events::{Event, Events, Kind as EventKind},
     gauges::Gauges,
     history,
-    home::{Home, HomeError, seconds},
+    home::{self, Home, HomeError, seconds},
+    identities::{Identities, IdentityTrouble},
     journal::{
         Drain, Journal, JournalError,
+        audit::Entry,
         publications::{Outcome, Publication},
     },
     nodes::{Desired, Kind, Node, Phase, Status},
     purge::{NotTaken, Purger, board::Order},
     route::Router,
     stats::{self, Now, Stats, store::Store},
+    tokens::Tokens,
     warm::{self, Job, Jobs},
     webhooks::{self, Webhooks},
 };
@@ -56,6 +55,8 @@ const RENEWAL_LOOK: Duration = Duration::from_secs(3_600);
 
 /// How often what the nodes said is judged; they are asked every fifteen seconds.
 const ALARM_LOOK: Duration = Duration::from_secs(2);
+/// How often it is looked whether a backup is due.
+const BACKUP_LOOK: Duration = Duration::from_secs(60);
 /// The subject of events about publishing what is on disk.
 const FLEET_FILE: &str = "fleet-file";
 
@@ -73,10 +74,24 @@ pub enum StartError {
     Stats(#[from] stats::store::StoreError),
     /// Its own identity.
     #[error(transparent)]
-    Identity(#[from] identity::IdentityError),
-    /// TLS of it.
+    Identity(#[from] IdentityTrouble),
+}
+
+/// Why nobody was revoked, or not wholly.
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// There is no such name.
+    #[error("{0}")]
+    Unknown(String),
+    /// The list could not be made.
     #[error(transparent)]
-    Tls(#[from] nearside_node::tls::TlsError),
+    Identity(#[from] IdentityTrouble),
+    /// The register.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What follows failed.
+    #[error("revoked, but {0}")]
+    Failed(String),
 }
 
 /// The whole fleet as home sees it.
@@ -153,6 +168,7 @@ struct Counters {
     rolling: Gauge,
     stats_pulls: Counter,
     stats_away: Gauge,
+    backup: Gauge,
 }
 
 /// The controller's shared state.
@@ -166,8 +182,9 @@ pub struct Controller {
     webhooks: Webhooks,
     acme: Acme,
     stats: Arc<Stats>,
+    tokens: Tokens,
+    identities: Arc<Identities>,
     fleet_file: PathBuf,
-    tls: Arc<rustls::ClientConfig>,
     desired: watch::Sender<Desired>,
     inner: Mutex<Inner>,
     publishing: tokio::sync::Mutex<()>,
@@ -200,14 +217,14 @@ impl Controller {
     /// [`StartError`], mostly that `nearside init` was not run.
     pub fn open(state: StateDir, fleet_file: PathBuf, metrics: &Metrics) -> Result<Arc<Self>, StartError> {
         let home = Home::open(state.clone())?;
-        let journal = Arc::new(Journal::open(&state.path("nearside.db"))?);
-        let identity = Identity::read(&state.path(identity::DIR))?;
-        let tls = identity.credentials.client_config()?;
+        let journal = Arc::new(Journal::open(&state.path(home::DATABASE))?);
+        let identities = Identities::open(home.clone(), Arc::clone(&journal), SystemTime::now())?;
         let purger = Purger::start(Arc::clone(&journal))?;
         let events = Events::new(Arc::clone(&journal));
         let webhooks = Webhooks::new(Arc::clone(&journal));
         let acme = Acme::new(Arc::clone(&journal));
         let stats = Arc::new(Stats::new(Store::open(&state.path("stats.db"))?));
+        let tokens = Tokens::open(Arc::clone(&journal))?;
         let counters = Counters {
             publishes: Counter::default(),
             refused: Counter::default(),
@@ -217,6 +234,7 @@ impl Controller {
             rolling: Gauge::default(),
             stats_pulls: Counter::default(),
             stats_away: Gauge::default(),
+            backup: Gauge::default(),
         };
         metrics.register("nearside_controller", |registry| {
             registry.register("publishes", "Snapshots made", counters.publishes.clone());
@@ -231,6 +249,8 @@ impl Controller {
             let away = "Edges that gave no statistics at the last round";
             registry.register("stats_rounds", "Rounds of fetching statistics", counters.stats_pulls.clone());
             registry.register("stats_away", away, counters.stats_away.clone());
+            let help = "When the newest scheduled backup was made, seconds since the epoch; 0: none";
+            registry.register("backup_timestamp_seconds", help, counters.backup.clone());
             registry.register("snapshot", "Number of the newest snapshot", counters.snapshot.clone());
             registry.register("rollbacks", "Snapshots that repeat an older one", counters.rollbacks.clone());
             registry.register("rolling", "1 while a snapshot goes out in waves", counters.rolling.clone());
@@ -245,12 +265,13 @@ impl Controller {
             purger,
             warming: Jobs::default(),
             router: Router::default(),
+            tokens,
+            identities,
             events,
             webhooks,
             acme,
             stats,
             fleet_file,
-            tls,
             desired,
             inner,
             publishing,
@@ -295,6 +316,9 @@ impl Controller {
                 }
                 () = renewal => {
                     looked = Instant::now();
+                    if let Err(error) = self.identities.renew_own(SystemTime::now()) {
+                        tracing::error!(%error, "home's own identity was not renewed");
+                    }
                     let _refusals_are_logged = self.refresh("renewal").await;
                 }
             }
@@ -465,9 +489,11 @@ impl Controller {
         });
         for (name, (address, kind)) in wanted {
             inner.nodes.entry(name.clone()).or_insert_with(|| {
-                let peer = Peer { name, address, tls: Arc::clone(&self.tls) };
+                let peer = Peer { name, address, tls: self.identities.client() };
+                let identities = Arc::clone(&self.identities);
                 let (journal, outbox) = (Arc::clone(&self.journal), self.purger.outbox());
-                let node = Arc::new(Node::new(peer, kind, journal, outbox, self.home.state.clone()));
+                let node =
+                    Arc::new(Node::new(peer, kind, identities, journal, outbox, self.home.state.clone()));
                 let task = tokio::spawn(Arc::clone(&node).run(self.desired.subscribe()));
                 (node, task)
             });
@@ -586,7 +612,7 @@ impl Controller {
             peer: node.control.map(|address| Peer {
                 name: node.name.clone(),
                 address,
-                tls: Arc::clone(&self.tls),
+                tls: self.identities.client(),
             }),
             asked: DnsNode::address(node),
         });
@@ -661,6 +687,98 @@ impl Controller {
         diff::diff(&self.home, &self.journal, &self.fleet_file, from, to, SystemTime::now())
     }
 
+    /// Makes backups when they are due, until cancelled, and tells when one fails.
+    pub async fn keep_backups(self: Arc<Self>) {
+        loop {
+            let plan = self.with_config(|config| config.controller.as_ref()?.backup.clone()).flatten();
+            if let Some(plan) = plan {
+                let (state, place) = (self.home.state.clone(), plan.directory.display().to_string());
+                let making =
+                    tokio::task::spawn_blocking(move || backup::keep_up(&state, &plan, SystemTime::now()));
+                let made = making.await.map_err(|error| error.to_string());
+                match made.and_then(|made| made.map_err(|error| error.to_string())) {
+                    Ok(at) => {
+                        self.counters.backup.set(i64::try_from(at).unwrap_or(0));
+                        self.events.clear(EventKind::BackupFailed, &place);
+                    }
+                    Err(error) => {
+                        tracing::error!(error, "no backup was made");
+                        self.events.raise(Event::new(EventKind::BackupFailed, &place, error));
+                    }
+                }
+            }
+            tokio::time::sleep(BACKUP_LOOK).await;
+        }
+    }
+
+    /// Who belongs to the fleet.
+    pub fn identities(&self) -> &Arc<Identities> {
+        &self.identities
+    }
+
+    /// Revokes all identities of a name: home refuses them at once, every node as soon as it is reached, whatever else can or
+    /// can't be published. What a node could read is then replaced: session tickets' keys and certificates of the fleet's
+    /// CA. Returns how many identities it were, and why the rest was not published, if so.
+    ///
+    /// # Errors
+    /// In words: nobody of that name, or home could not write it down.
+    pub async fn revoke(
+        self: &Arc<Self>,
+        name: &str,
+        reason: &str,
+        who: &str,
+    ) -> Result<(usize, Option<String>), RevokeError> {
+        if name == "controller" {
+            return Err(RevokeError::Unknown("home can't revoke itself".to_owned()));
+        }
+        let known = self.journal.identities()?;
+        if known.iter().all(|one| one.name != name) {
+            let names: BTreeSet<&str> = known.iter().map(|one| one.name.as_str()).collect();
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(RevokeError::Unknown(format!("nobody is called {name}; there are: {names}")));
+        }
+        let count = self.identities.revoke(name, reason, SystemTime::now())?;
+        self.audit(who, &format!("revoked {name} ({count} identities): {reason}"));
+        tracing::warn!(name, reason, "revoked");
+        self.desired.send_modify(|desired| desired.drains += 1);
+        let Some(node) = name.strip_prefix("node:") else { return Ok((count, None)) };
+        self.events.raise(Event::new(EventKind::NodeRevoked, node, reason.to_owned()));
+        self.home
+            .state
+            .remove(format!("seal/{node}.pub"))
+            .map_err(HomeError::from)
+            .map_err(IdentityTrouble::from)?;
+        bundle::forget_ticket_seeds(&self.home.state).map_err(RevokeError::Failed)?;
+        let renewed = self.renew(None, who).await;
+        Ok((count, renewed.err().map(|reasons| reasons.join("\n"))))
+    }
+
+    /// The bearer tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Looks at the configuration that is published; `None` before the first one.
+    pub fn with_config<T>(&self, look: impl FnOnce(&Config) -> T) -> Option<T> {
+        self.inner.lock().config.as_ref().map(look)
+    }
+
+    /// Rows of the audit log from a moment on, newest first.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn audit_since(&self, since: u64, count: usize) -> Result<Vec<Entry>, JournalError> {
+        self.journal.audit_since(since, count)
+    }
+
+    /// Writes a row of the audit log, or says in the program's own that it can't.
+    pub fn audit_entry(&self, entry: &Entry) {
+        if let Err(error) = self.journal.audit_entry(entry) {
+            let Entry { who, what, .. } = entry;
+            tracing::warn!(%error, who, what, "not written to the audit log");
+        }
+    }
+
     /// Nodes of a kind, by name.
     pub fn nodes(&self, kind: Kind) -> Vec<Arc<Node>> {
         let inner = self.inner.lock();
@@ -699,10 +817,8 @@ impl Controller {
         inner.nodes.values().all(|(node, _)| node.status().phase == Phase::Current)
     }
 
-    fn audit(&self, who: &str, what: &str) {
-        // The deed is done and logged; a full disk is told by whatever needs it next.
-        if let Err(error) = self.journal.audit(seconds(SystemTime::now()), who, what) {
-            tracing::warn!(%error, who, what, "not written to the audit log");
-        }
+    /// Writes down what was done. The deed is done; a full disk is told by whatever needs it next.
+    pub fn audit(&self, who: &str, what: &str) {
+        self.audit_entry(&Entry::done(seconds(SystemTime::now()), who, what));
     }
 }

@@ -6,6 +6,7 @@
 //! [`crate::load()`], which reports every mistake with line and column; it is never changed in place.
 
 pub mod acme;
+pub mod backup;
 pub mod front;
 pub mod gates;
 mod rollout;
@@ -832,6 +833,8 @@ pub struct Controller {
     pub certificates: Option<PathBuf>,
     /// Whether a valid edit of the fleet file is published by itself.
     pub publish: PublishOn,
+    /// Backups that it makes by itself.
+    pub backup: Option<backup::Backup>,
     /// Who is told of events, by name.
     pub webhooks: BTreeMap<Id, webhook::Webhook>,
     /// What a gigabyte (10^9 bytes) from an origin costs, unless a site says otherwise.

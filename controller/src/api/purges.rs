@@ -44,9 +44,8 @@ pub struct PurgeAnswer {
 
 /// `POST /v1/purges`: answers when every PoP has settled, or the wait is over.
 pub(super) async fn post(call: Call) -> ControlResponse {
-    let Call { controller, request, .. } = call;
     let bad = |message: String| ControlResponse::error(StatusCode::BAD_REQUEST, message);
-    let asked: PurgeRequest = match request.json() {
+    let asked: PurgeRequest = match call.request.json() {
         Ok(asked) => asked,
         Err(refused) => return refused,
     };
@@ -56,11 +55,14 @@ pub(super) async fn post(call: Call) -> ControlResponse {
     if let Some(reason) = asked.scopes.iter().find_map(wrong_scope) {
         return bad(reason);
     }
+    if let Err(refused) = call.confine(&asked.scopes) {
+        return refused;
+    }
     let wait = asked.wait_seconds.unwrap_or(WAIT);
     if wait > WAIT_MAX {
         return bad(format!("wait_seconds: expected 0 to {WAIT_MAX}, read {wait}"));
     }
-    match controller.purge(&asked.scopes, asked.mode, &request.who).await {
+    match call.controller.purge(&asked.scopes, asked.mode, &call.request.who).await {
         Ok(order) => {
             if wait > 0 {
                 order.settled(usize::MAX, Duration::from_secs(wait)).await;

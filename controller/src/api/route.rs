@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     table::Call,
-    warm::{AtPop, at_pop, foreign, wrong_url},
+    warm::{AtPop, at_pop, wrong_url},
 };
 use crate::{api::encode, nodes::Kind, route::RouteError};
 
@@ -59,7 +59,7 @@ pub(super) async fn get(call: Call) -> ControlResponse {
         }
     };
     let url = url.map(|url| url.replace("{pop}", &best.pop));
-    if let Some(refused) = url.as_ref().and_then(|url| foreign(&call, [url.as_str()])) {
+    if let Err(refused) = call.confine_urls(url.as_deref()) {
         return refused;
     }
     let (cached, fetching) = match &url {

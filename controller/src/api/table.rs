@@ -8,7 +8,10 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use http::Method;
 use nearside_node::{Access, ControlRequest, ControlResponse, Route, metrics::Metrics};
 
-use super::{certificates, drains, events, explain, explain_http, publish, purges, route, status, warm};
+use super::{
+    audit, certificates, drains, events, explain, explain_http, identities, publish, purges, route, status,
+    tokens, warm,
+};
 use crate::serve::Controller;
 
 /// A request that was found in the table, from a caller that may make it.
@@ -136,4 +139,27 @@ pub static ROUTES: &[Route<Handle>] = &[
         "Asks an edge what would become of a request, and why",
         |call| Box::pin(explain_http::post(call)),
     ),
+    row(Method::GET, "/v1/audit", Access::Change, "Who did what", |call| Box::pin(audit::list(call))),
+    row(Method::GET, "/v1/identities", Access::Read, "The register of identities", |call| {
+        Box::pin(identities::list(call))
+    }),
+    row(Method::POST, "/v1/identities/revoke", Access::Change, "Revokes all identities of a name", |call| {
+        Box::pin(identities::revoke(call))
+    }),
+    row(Method::GET, "/v1/tokens", Access::Change, "The bearer tokens there are", |call| {
+        Box::pin(tokens::list(call))
+    }),
+    row(Method::POST, "/v1/tokens", Access::Change, "Makes a bearer token", |call| {
+        Box::pin(tokens::create(call))
+    }),
+    row(Method::DELETE, "/v1/tokens/{name}", Access::Change, "Ends a bearer token", |call| {
+        Box::pin(tokens::revoke(call))
+    }),
 ];
+
+impl Call {
+    /// Writes down what was done, by the caller.
+    pub fn audit(&self, what: &str) {
+        self.controller.audit(&self.request.who, what);
+    }
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Method, StatusCode};
 use nearside_fleet::purge::TEXT_BYTES_MAX;
-use nearside_node::{ControlResponse, control::TokenRole};
+use nearside_node::ControlResponse;
 use serde::{Deserialize, Serialize};
 
 use super::{encode, purges::WAIT_MAX, table::Call};
@@ -89,7 +89,7 @@ pub(super) async fn post(call: Call) -> ControlResponse {
     if asked.urls.iter().map(String::len).sum::<usize>() > URLS_BYTES_MAX {
         return bad(format!("more than {URLS_BYTES_MAX} bytes of URLs in one job"));
     }
-    if let Some(refused) = foreign(&call, asked.urls.iter().map(String::as_str)) {
+    if let Err(refused) = call.confine_urls(asked.urls.iter().map(String::as_str)) {
         return refused;
     }
     if asked.per_second.is_some_and(|rate| !(rate > 0.0 && rate <= RATE_MAX)) {
@@ -137,7 +137,7 @@ pub(super) async fn cached(call: Call) -> ControlResponse {
     if let Some(reason) = wrong_url(url) {
         return bad(reason);
     }
-    if let Some(refused) = foreign(&call, [url]) {
+    if let Err(refused) = call.confine_urls([url]) {
         return refused;
     }
     let path = format!("/v1/cached?url={}", encode(url));
@@ -180,28 +180,6 @@ pub(super) async fn at_pop(peer: &Peer, path: &str) -> (AtPop, bool) {
         Err(ClientError::Status { message, .. }) => (unknown(message), false),
         Err(error) => (unknown(error.to_string()), false),
     }
-}
-
-/// 403, where a deployer's token is for other sites than one of these URLs is of.
-pub(super) fn foreign<'u>(call: &Call, urls: impl IntoIterator<Item = &'u str>) -> Option<ControlResponse> {
-    let grant = call.request.role.token().filter(|grant| grant.role == TokenRole::Deployer)?;
-    let config = call.controller.config();
-    for url in urls {
-        let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let host = host.split(['/', '?', '#', ':']).next().unwrap_or(host).to_ascii_lowercase();
-        let wildcard = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-        let site = config.as_ref().and_then(|config| {
-            config.sites.values().find(|site| {
-                site.hosts.iter().any(|known| *known == host || Some(known) == wildcard.as_ref())
-            })
-        });
-        if site.is_none_or(|site| !grant.sites.contains(&site.name)) {
-            let message =
-                format!("token {} may for {} only: {url} is not theirs", grant.token, grant.sites.join(", "));
-            return Some(ControlResponse::error(StatusCode::FORBIDDEN, message));
-        }
-    }
-    None
 }
 
 pub(super) fn wrong_url(url: &str) -> Option<String> {

@@ -8,11 +8,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use nearside_controller::{acme, api, certs, home, import, serve::Controller};
+use nearside_controller::{acme, api, certs, home, import, recovery, serve::Controller};
 use nearside_node::{
     args::{self, LogArgs},
     control::server::{Server, SharedTls, handler},
-    identity::{self, Identity},
     logs,
     metrics::Metrics,
     ready,
@@ -89,20 +88,19 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
     let metrics = Metrics::new("nearside-controller", env!("CARGO_PKG_VERSION"));
     let fleet = nearside_fleet::files::absolute(fleet);
     let (listen, scrape) = addresses(&fleet, &state);
+    recovery::recover(&state, &fleet).await?;
     let controller = Controller::open(state.clone(), fleet, &metrics)?;
-    let identity = Identity::read(&state.path(identity::DIR))?;
-    let shared = SharedTls::default();
-    shared.store(Some(identity.credentials.server_config()?));
     let server = {
+        let judge = api::judge(Arc::clone(&controller));
         let (controller, metrics) = (Arc::clone(&controller), metrics.clone());
         let node = metrics.node.clone();
         Server::new(
             handler(move |request| api::answer(Arc::clone(&controller), metrics.clone(), request)),
             node,
         )
-        .judged_by(api::judge())
+        .judged_by(judge)
     };
-    let (bound, accepting) = server.tcp(listen, shared).await?;
+    let (bound, accepting) = server.tcp(listen, controller.identities().server()).await?;
     state.write(ADDRESS, format!("{bound}\n").as_bytes())?;
     tokio::spawn(accepting);
     if let Some(scrape) = scrape {
@@ -118,7 +116,8 @@ async fn run(fleet: &Path, state_dir: &Path) -> Result<(), Box<dyn std::error::E
     let importing = tokio::spawn(import::follow(Arc::clone(&controller)));
     let expiring = tokio::spawn(certs::watch_ends(Arc::clone(&controller)));
     let counting = tokio::spawn(Arc::clone(&controller).count());
-    tracing::info!(listen = %bound, not_after = identity.not_after, "the controller is up");
+    tokio::spawn(Arc::clone(&controller).keep_backups());
+    tracing::info!(listen = %bound, "the controller is up");
     tokio::spawn(ready::watchdog());
     ready::ready("serving");
     while signals.next().await == Asked::Reload {

@@ -12,15 +12,17 @@ use nearside_node::{args, identity::Identity, tls};
 
 use crate::{
     api::{DrainRequest, encode},
-    client::{ClientError, Peer, json},
+    client::{ClientError, Peer, SharedClient, json},
     diff::Side,
     home,
 };
 
+mod backup;
 mod certs;
 mod events;
 mod explain;
 mod history;
+mod identity;
 mod init;
 mod paint;
 mod publish;
@@ -28,6 +30,7 @@ mod purge;
 mod sign;
 mod stats;
 mod status;
+mod trust;
 mod warm;
 
 /// For what the controller answers from memory, and for what it does with the whole fleet.
@@ -199,6 +202,35 @@ enum Command {
         nearside sign https://www.example.org/hls/7/ --cookie --expires 12h\n  \
         nearside sign --new-key 2026-11 >> secrets/www.urls")]
     Sign(sign::SignArgs),
+    /// Makes one encrypted file of home: CA, keys, certificates, tokens, journal; also while the controller runs
+    #[command(after_help = "Examples:\n  \
+        nearside backup /media/usb/home.age\n  \
+        nearside backup home.age --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kudnzyyeqh7y2k5")]
+    Backup(backup::BackupArgs),
+    /// Makes home of a backup, in a state directory that is not there yet or empty
+    #[command(after_help = "Examples:\n  nearside restore home.age --state-dir /var/lib/nearside/controller")]
+    Restore(backup::RestoreArgs),
+    /// Nodes of the fleet: their identities
+    #[command(subcommand)]
+    Node(identity::NodeCommand),
+    /// People who run the fleet: their certificates
+    #[command(subcommand)]
+    Operator(identity::OperatorCommand),
+    /// Bearer tokens for deploy pipelines and dashboards
+    #[command(subcommand)]
+    Token(trust::TokenCommand),
+    /// Who did what, when, from where, and what became of it
+    #[command(
+        after_help = "Examples:\n  nearside audit --since 7d\n  nearside audit --json | jq '.entries[] | select(.who == \"token:ci\")'"
+    )]
+    Audit {
+        /// Only what is newer
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        since: Option<Duration>,
+        /// At most so many, the newest
+        #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+        limit: usize,
+    },
     /// Writes a shell's completions to standard output
     #[command(after_help = "Examples:\n  nearside completions bash > /etc/bash_completion.d/nearside\n  \
         nearside completions zsh > ~/.zfunc/_nearside\n  \
@@ -308,6 +340,12 @@ async fn run(at: &HomeArgs, command: Command) -> Result<ExitCode, Failure> {
             at.done(&body, &format!("{} is drained{how_long}", body.pop));
             Ok(args::OK)
         }
+        Command::Backup(what) => backup::backup(at, &what),
+        Command::Restore(what) => backup::restore(at, &what),
+        Command::Node(command) => identity::node(at, &command).await,
+        Command::Operator(command) => identity::operator(at, &command).await,
+        Command::Token(command) => trust::token(at, &command).await,
+        Command::Audit { since, limit } => trust::audit(at, since, limit).await,
         Command::Undrain { pop } => {
             let path = format!("/v1/drains/{}", encode(&pop));
             at.peer()?.ask(Method::DELETE, &path, Bytes::new(), QUICK).await?.good()?;
@@ -350,7 +388,7 @@ impl HomeArgs {
             || nearside_fleet::load(&self.fleet).ok()?.config.controller.map(|controller| controller.listen);
         let address = self.controller.or_else(running).or_else(written);
         let address = address.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9443)));
-        Ok(Peer { name: "controller".to_owned(), address, tls })
+        Ok(Peer { name: "controller".to_owned(), address, tls: SharedClient::new(tls) })
     }
 
     /// Says that something was done, in words or as JSON.

@@ -6,7 +6,7 @@
 use nearside_fleet::purge::{Mode, Purge, Scope};
 use rusqlite::params;
 
-use super::{Journal, JournalError, json, text, write_audit};
+use super::{Journal, JournalError, audit, json, text};
 
 /// Purges kept for edges that are away: some 20 MB, weeks of a busy site. An edge that was away for longer purges softly
 /// all it holds.
@@ -25,9 +25,16 @@ pub struct Ordered {
     pub issued: u64,
     /// Who asked, for the audit log.
     pub who: String,
+    /// From where.
+    pub from: Option<std::net::IpAddr>,
 }
 
 impl Ordered {
+    fn audit_entry(&self) -> audit::Entry {
+        let from = self.from.map(|from| from.to_string());
+        audit::Entry { from, ..audit::Entry::done(self.issued, &self.who, &self.audited()) }
+    }
+
     fn audited(&self) -> String {
         let named: Vec<String> = self.scopes.iter().take(AUDITED_MAX).map(ToString::to_string).collect();
         match self.scopes.len() - named.len() {
@@ -62,7 +69,7 @@ impl Journal {
                 newest = u64::try_from(transaction.last_insert_rowid()).unwrap_or(0);
                 purges.push(Purge { sequence: Some(newest), scope: scope.clone(), mode: order.mode });
             }
-            write_audit(&transaction, order.issued, &order.who, &order.audited())?;
+            audit::write(&transaction, &order.audit_entry())?;
             out.push(purges);
         }
         if newest > PURGES_KEPT {
@@ -90,13 +97,14 @@ impl Journal {
         Ok(purges.collect::<Result<_, _>>()?)
     }
 
-    /// The last sequence given; 0 before the first.
+    /// The last sequence given, whether its purge is kept or not; 0 before the first.
     ///
     /// # Errors
     /// [`JournalError`].
     pub fn last_purge(&self) -> Result<u64, JournalError> {
         let connection = self.connection.lock();
-        Ok(connection.query_row("SELECT COALESCE(MAX(sequence), 0) FROM purge", [], |row| row.get(0))?)
+        let last = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'purge'";
+        Ok(connection.query_row(last, [], |row| row.get(0))?)
     }
 
     /// Up to which sequence purges are no longer kept; 0: all are.
@@ -104,8 +112,11 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn trimmed(&self) -> Result<u64, JournalError> {
+        let last = self.last_purge()?;
         let connection = self.connection.lock();
-        Ok(connection.query_row("SELECT COALESCE(MIN(sequence), 1) - 1 FROM purge", [], |row| row.get(0))?)
+        let first: Option<u64> =
+            connection.query_row("SELECT MIN(sequence) FROM purge", [], |row| row.get(0))?;
+        Ok(first.map_or(last, |first| first - 1))
     }
 }
 
@@ -114,7 +125,7 @@ mod tests {
     use super::*;
 
     fn ordered(scopes: &[Scope], mode: Mode) -> Ordered {
-        Ordered { scopes: scopes.to_vec(), mode, issued: 5, who: "test".to_owned() }
+        Ordered { scopes: scopes.to_vec(), mode, issued: 5, who: "test".to_owned(), from: None }
     }
 
     #[test]

@@ -11,12 +11,12 @@ use std::{
 
 use bytes::Bytes;
 use http::Method;
-use nearside_fleet::purge::Acknowledged;
+use nearside_fleet::purge::{Acknowledged, Purges};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::Outbox;
-use crate::client::{Answer, Connection, Peer};
+use crate::client::{Answer, Connection, Peer, json};
 
 /// For a message: answered once it is on the edge's disk.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -105,7 +105,7 @@ impl Courier {
                 }
             }
             () = tokio::time::sleep(KEEP_OPEN) => {
-                if let Some(mut open) = line.take() {
+                if let Some(mut open) = line.take().filter(|open| self.peer.stands_by(open)) {
                     let asked = open.ask(Method::GET, "/health", Bytes::new(), KEEP_OPEN_ANSWER).await;
                     *line = asked.is_ok().then_some(open);
                 }
@@ -131,23 +131,28 @@ impl Courier {
         loop {
             let known = self.outbox.known(self.acknowledged());
             let after = reached.filter(|&reached| reached <= known.newest).unwrap_or(known.acknowledged);
-            let Some(parcel) = self.outbox.after(after).await? else { return Ok(()) };
-            let through = self.send(line, Bytes::from(parcel.message(&known))).await?;
-            tracing::trace!(node = self.peer.name, parcel.first, parcel.last, through, "purges were sent");
-            if through < parcel.last && reached.is_some_and(|reached| through <= reached) {
-                return Err(format!("has purges up to {through} only, was sent up to {}", parcel.last));
+            let (message, first, last) = match self.outbox.after(after).await? {
+                Some(parcel) => (Bytes::from(parcel.message(&known)), parcel.first, parcel.last),
+                None if after >= known.trimmed => return Ok(()),
+                // It lacks purges that home has no more, and none came after them: told that alone, it purges softly.
+                None => (json(&Purges { purges: Vec::new(), journal: Some(known) }), after, known.trimmed),
+            };
+            let through = self.send(line, message).await?;
+            tracing::trace!(node = self.peer.name, first, last, through, "purges were sent");
+            if through < last && reached.is_some_and(|reached| through <= reached) {
+                return Err(format!("has purges up to {through} only, was sent up to {last}"));
             }
             reached = Some(through);
             // Past the last one home knows of, its own count is from a journal we lost: it must not skip ours.
             let is_lost = through > self.outbox.newest();
-            let kept = if is_lost { parcel.last } else { through };
+            let kept = if is_lost { last } else { through };
             self.state.lock().acknowledged = kept;
             self.outbox.acknowledged(&self.peer.name, kept, Instant::now());
             if is_lost {
+                self.outbox.found_out();
                 return Err(format!(
-                    "has purges up to {through}, home knows of {} only: was home's journal lost? Purges below that \
-                     number have no effect there; `nearside purge --all` after the numbers are past it",
-                    parcel.last,
+                    "has purges up to {through}, home knows of {last} only: home's state was put back. Restart \
+                     nearside-controller: it goes on after what the fleet has seen",
                 ));
             }
         }
@@ -157,7 +162,7 @@ impl Courier {
     async fn send(&self, line: &mut Option<Connection>, message: Bytes) -> Result<u64, String> {
         let began = Instant::now();
         let mut answered: Option<Answer> = None;
-        if let Some(mut open) = line.take() {
+        if let Some(mut open) = line.take().filter(|open| self.peer.stands_by(open)) {
             match open.ask(Method::POST, "/v1/purges", message.clone(), ANSWER).await {
                 Ok(answer) => {
                     answered = Some(answer);

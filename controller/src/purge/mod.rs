@@ -35,6 +35,7 @@ use crate::{
     journal::{
         Journal, JournalError,
         purge::{Ordered, PURGES_KEPT},
+        restored::Restored,
     },
 };
 
@@ -130,12 +131,16 @@ impl Purger {
         edges: Vec<String>,
     ) -> Result<Arc<Order>, NotTaken> {
         let issued = seconds(SystemTime::now());
-        let ordered = Ordered { scopes: scopes.to_vec(), mode, issued, who: who.to_owned() };
+        let (who, from) = (who.to_owned(), crate::audit::from());
+        let ordered = Ordered { scopes: scopes.to_vec(), mode, issued, who, from };
         let (taken, answer) = oneshot::channel();
         let stopped = || NotTaken("the controller is stopping".to_owned());
         let waiting = Waiting { ordered, edges, since: Instant::now(), taken };
         self.orders.send(waiting).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let taken = answer.await.map_err(|_| stopped())?;
+        // With the commit.
+        crate::audit::written();
+        taken
     }
 
     /// An order of late, by any of its numbers.
@@ -242,6 +247,14 @@ impl Outbox {
             self.acknowledged_seconds.observe(took.as_secs_f64());
         }
         self.unkept.lock().insert(edge.to_owned(), through);
+    }
+
+    /// An edge knows of more purges than the journal: remembered, so that the next start recovers from it.
+    fn found_out(&self) {
+        let marked = self.journal.mark_restored(Restored::FoundOut, seconds(SystemTime::now()));
+        if let Err(error) = marked {
+            tracing::error!(%error, "that home's state was put back is not remembered");
+        }
     }
 
     fn failed(&self, edge: &str, through: u64, error: &str, now: Instant) {

@@ -361,6 +361,7 @@ pub(super) fn controller<D>(
         metrics: section.parse("metrics", socket),
         publish: publish.unwrap_or(PublishOn::Change),
         certificates: section.directory("certificates"),
+        backup: super::backup::backup(&section),
         webhooks: super::webhook::webhooks(&section),
         price_per_gb: section.number("price_per_gb", 0.0, PRICE_MAX),
         currency: section.string("currency").unwrap_or_default(),

@@ -263,12 +263,14 @@ pub(crate) const CONTROLLER: &[&str] = &[
     "waves",
     "watch",
     "certificates",
+    "backup",
     "webhook",
     "price_per_gb",
     "currency",
 ];
 pub(crate) const ACME: &[&str] = &["directories", "resolver", "directory"];
 pub(crate) const ACME_DIRECTORY: &[&str] = &["url", "contact", "ca", "caa", "eab_kid", "eab_key_file"];
+pub(crate) const BACKUP: &[&str] = &["directory", "recipient", "every", "keep"];
 pub(crate) const WEBHOOK: &[&str] = &["url", "url_file", "format", "secret_file", "ca", "events"];
 
 /// Sections by the heading that the document gives them, with their keys.
@@ -332,6 +334,7 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ("site.NAME.error_pages", ERROR_PAGES),
     ("site.NAME.code", CODE),
     ("controller", CONTROLLER),
+    ("controller.backup", BACKUP),
     ("controller.webhook.NAME", WEBHOOK),
     ("acme", ACME),
     ("acme.directory.NAME", ACME_DIRECTORY),

@@ -4,6 +4,7 @@
 //! document. Only a document without a single mistake becomes a [`Config`].
 
 mod acme;
+mod backup;
 mod edge;
 mod front;
 mod gates;

@@ -12,6 +12,7 @@ pub mod home;
 mod origin;
 mod serving;
 mod shield;
+pub mod trust;
 
 /// One drill.
 #[derive(Clone, Copy, Debug)]
@@ -171,5 +172,15 @@ pub const ALL: &[Drill] = &[
         name: "config-swap-storm",
         what: "sites, origins, limits and certificates change under load",
         run: front::config_swap_storm,
+    },
+    Drill {
+        name: "revoked-node",
+        what: "a stolen identity is revoked: home, shields and nodes refuse it, the node gets a new one",
+        run: trust::revoked_node,
+    },
+    Drill {
+        name: "home-restored",
+        what: "home is lost and restored from an older backup; numbers go on, no purge is lost",
+        run: trust::home_restored,
     },
 ];
