@@ -62,6 +62,7 @@ pub fn check(fleet_file: &Path, now: SystemTime) -> Checked {
     certificates(&loaded.config, now, &mut out);
     ticket_keys(&loaded.config, &mut out);
     gates(&loaded.config, &mut out);
+    modules(&loaded.config, &mut out);
     out.loaded = Some(loaded);
     out
 }
@@ -114,6 +115,26 @@ fn gates(config: &Config, out: &mut Checked) {
         let places = gates.place.iter().flat_map(|gate| gate.allow.iter().chain(&gate.deny));
         let bad = places.filter_map(place_mistake);
         out.mistakes.extend(bad.map(|mistake| format!("site {site}: gates: place: {mistake}")));
+    }
+}
+
+/// Modules of code at the edge, as far as can be told without compiling them: edges do that, and refuse what they can't.
+fn modules(config: &Config, out: &mut Checked) {
+    /// The binary format, version 1 of core WebAssembly. A component says something else where the version stands.
+    const BEGINNING: &[u8] = b"\0asm\x01\0\0\0";
+    /// What an edge takes.
+    const MODULE_BYTES_MAX: u64 = 4 << 20;
+    for site in config.sites.values() {
+        let Some(code) = &site.transform.code else { continue };
+        let place = || format!("{}: site {}: code", code.module.display(), site.name);
+        match read_bounded(&code.module, MODULE_BYTES_MAX) {
+            Ok(Some(bytes)) if !bytes.starts_with(BEGINNING) => {
+                out.mistakes.push(format!("{}: is no core WebAssembly module in binary form", place()));
+            }
+            // One that is missing is told of already.
+            Ok(_) => {}
+            Err(error) => out.mistakes.push(format!("{}: {error}", place())),
+        }
     }
 }
 
@@ -222,6 +243,23 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn what_is_no_module_is_told_of() {
+        let temp = tempfile::tempdir().unwrap();
+        let (file, module) = (temp.path().join("nearside.toml"), temp.path().join("hook.wasm"));
+        let text = "version = 1\nfleet = \"x\"\n[site.s]\nhosts = \"a.test\"\norigin = \"http://192.0.2.9\"\n\
+                    code = { module = \"hook.wasm\" }\n";
+        fs::write(&file, text).unwrap();
+        for (bytes, expected) in
+            [(&b"\0asm\x01\0\0\0"[..], false), (b"\0asm\x0d\0\x01\0", true), (b"(module)", true), (b"", true)]
+        {
+            fs::write(&module, bytes).unwrap();
+            let mistakes = check(&file, SystemTime::now()).mistakes;
+            let is_told = mistakes.iter().any(|line| line.contains("no core WebAssembly module"));
+            assert_eq!(is_told, expected, "{bytes:?}: {mistakes:?}");
+        }
+    }
 
     #[test]
     fn every_kind_of_mistake_is_told_at_once() {
