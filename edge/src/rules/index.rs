@@ -91,7 +91,7 @@ pub(super) fn knows(condition: &Condition) -> bool {
 
 /// See the module.
 pub(super) struct Index {
-    rules: usize,
+    all: Bits,
     paths: Option<Paths>,
     tables: Vec<Table>,
 }
@@ -120,13 +120,13 @@ impl Index {
         tables.sort_by_key(|table| table.thing.cost());
         tables.iter_mut().try_for_each(Table::finish)?;
         let paths = (!paths.is_empty()).then_some(paths).map(Paths::finish).transpose()?;
-        Ok(Index { rules: rules.len(), paths, tables })
+        Ok(Index { all: Bits::all(rules.len()), paths, tables })
     }
 
     /// The rules whose known conditions hold. `looks` is told which request fields were looked at, and the first rule for
     /// whose sake.
     pub(super) fn allowed<'i>(&'i self, facts: &Facts<'_>, looks: &mut Looks<'i>) -> Bits {
-        let mut allowed = Bits::all(self.rules);
+        let mut allowed = self.all.clone();
         if let Some(paths) = &self.paths {
             allowed.keep(&paths.wanting(facts.path));
         }
