@@ -225,9 +225,7 @@ impl Asking {
         ruled::change(site, &mut headers, effects);
         let variant = headers.get(VARIANT).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let mut found = edge.cache.lookup_with_gaps(&key).await;
-        if variant.is_some() {
-            found.retain(|found| found.object.meta().vary.names(&VARIANT));
-        }
+        ruled::of_variant(site, headers.get(VARIANT), &mut found);
         let candidates: SmallVec<[Candidate<'_>; 2]> = found.iter().map(|found| found.candidate()).collect();
         let request = policy::Request::new(&self.method, &headers).under(&site.rules);
         let request = match effects {

@@ -82,9 +82,10 @@ impl Vary {
         state.hash_one(values.collect::<Vec<_>>())
     }
 
-    /// Whether it is selected by this field, among others.
-    pub fn names(&self, name: &HeaderName) -> bool {
-        self.fields.iter().any(|(known, _)| known == name)
+    /// The value of a field that it is selected by; `None`: the field plays no part, or was not there.
+    pub fn value(&self, name: &HeaderName) -> Option<&[u8]> {
+        let field = self.fields.iter().find(|(known, _)| known == name);
+        field.and_then(|(_, value)| value.as_deref())
     }
 
     /// Whether a request with these fields is answered by this variant.

@@ -71,7 +71,7 @@ use crate::{
     origin::shield::PURGED,
     place::Seen,
     policy::{self, CacheKey, Candidate, Forward, Plan, Target, Timestamp},
-    rules::{Effects, VARIANT},
+    rules::Effects,
     site::{Site, Sites},
     stats::{Asker, Outcome, SiteStats},
     transform::Workshop,
@@ -287,10 +287,7 @@ impl Exchange {
 
     async fn lookup(&self) -> Candidates {
         let mut found = self.edge.cache.lookup_with_gaps(&self.key).await;
-        if self.variant().is_some() {
-            // Stored before there were rules, it says nothing of variants: it is of the request without any.
-            found.retain(|found| found.object.meta().vary.names(&VARIANT));
-        }
+        ruled::of_variant(&self.site, self.variant(), &mut found);
         found
     }
 

@@ -9,6 +9,7 @@ use nearside_fleet::config::QueryKey;
 
 use super::{Answer, Body, deliver};
 use crate::{
+    cache::Candidates,
     listen::connection::Client,
     place::Seen,
     policy::{self, Target, status::CacheStatus},
@@ -108,6 +109,15 @@ pub(crate) fn change(site: &Site, headers: &mut HeaderMap, effects: Option<&Effe
     effects.change_request(headers);
     if let Some(variant) = &effects.variant {
         headers.insert(VARIANT, variant.clone());
+    }
+}
+
+/// Leaves what was stored under a variant. What was stored before there were rules is of none; other variants have no
+/// part in what a request waits for or finds.
+pub(crate) fn of_variant(site: &Site, variant: Option<&HeaderValue>, found: &mut Candidates) {
+    if site.rulebook.is_some() {
+        let variant = variant.map(HeaderValue::as_bytes);
+        found.retain(|found| found.object.meta().vary.value(&VARIANT) == variant);
     }
 }
 
