@@ -24,8 +24,9 @@ pub const VALUES_MAX: usize = 16;
 pub const VALUE_BYTES_MAX: usize = 255;
 /// The longest time that can be asked for. A validation takes seconds, a patient authority some minutes.
 pub const LIFE_MAX: Duration = Duration::from_secs(3_600);
-/// TTL of the records, seconds: what is withdrawn is gone, what is added to a name is seen.
-pub const TTL_SECS: u32 = 1;
+/// TTL of the records, seconds: good for the question at hand and no other (RFC 2181 section 8). With a second, an
+/// authority's resolver could still hold the last order's value when the next one is validated.
+pub const TTL_SECS: u32 = 0;
 
 /// Why a challenge is not set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
