@@ -32,6 +32,7 @@ pub mod snapshots;
 pub mod state;
 pub mod store;
 pub mod tls;
+pub mod unverified;
 pub mod watch;
 
 pub use control::{

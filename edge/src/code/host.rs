@@ -6,6 +6,7 @@
 //! HTTP's fields, nothing of the edge.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use nearside_fleet::fields;
 use wasmtime::{Caller, Extern, Linker};
 
 /// There is no such thing.
@@ -22,37 +23,16 @@ const FIELDS_MAX: usize = 128;
 /// All that a module adds to a key.
 const KEY_BYTES_MAX: usize = 512;
 
-/// Whether a field is ours: what frames a message, is about one connection, or says whose request it is.
-pub fn is_ours(name: &HeaderName) -> bool {
-    const OURS: [&str; 22] = [
-        "connection",
-        "content-length",
-        "transfer-encoding",
-        "te",
-        "trailer",
-        "upgrade",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "host",
-        "expect",
-        "content-range",
-        "content-encoding",
-        "via",
-        "forwarded",
-        "cdn-loop",
-        "cache-status",
-        "x-cache-status",
-        "age",
-        "alt-svc",
-        "x-real-ip",
-    ];
+/// Whether a field is ours: the same that no rule may change, but for what clients may keep, which is a module's to say.
+fn is_ours(name: &HeaderName, phase: Phase) -> bool {
     let name = name.as_str();
-    OURS.contains(&name)
-        || name.starts_with("x-forwarded-")
-        || name.starts_with("nearside-")
-        || name.starts_with("http2-")
+    let of_edges =
+        name.starts_with("nearside-") || name.starts_with("http2-") || name.starts_with("x-forwarded-");
+    of_edges
+        || match phase {
+            Phase::Request => fields::may_change_request(name).is_err(),
+            Phase::Response => fields::kept_of_responses().any(|kept| kept == name),
+        }
 }
 
 /// Which message the fields are of.
@@ -207,11 +187,11 @@ enum Put {
     Add,
 }
 
-fn put(headers: &mut HeaderMap, name: &[u8], value: &[u8], how: Put) -> i32 {
+fn put(headers: &mut HeaderMap, phase: Phase, name: &[u8], value: &[u8], how: Put) -> i32 {
     let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else {
         return REFUSED;
     };
-    if is_ours(&name) || headers.len() >= FIELDS_MAX {
+    if is_ours(&name, phase) || headers.len() >= FIELDS_MAX {
         return REFUSED;
     }
     match how {
@@ -221,9 +201,9 @@ fn put(headers: &mut HeaderMap, name: &[u8], value: &[u8], how: Put) -> i32 {
     0
 }
 
-fn remove(headers: &mut HeaderMap, name: &[u8]) -> i32 {
+fn remove(headers: &mut HeaderMap, phase: Phase, name: &[u8]) -> i32 {
     match HeaderName::from_bytes(name) {
-        Ok(name) if !is_ours(&name) => headers.remove(name).map_or(ABSENT, |_| 0),
+        Ok(name) if !is_ours(&name, phase) => headers.remove(name).map_or(ABSENT, |_| 0),
         _ => REFUSED,
     }
 }
@@ -310,13 +290,15 @@ pub(super) fn link<T: 'static>(
             move |mut caller: Caller<'_, T>, name: i32, name_length: i32, value: i32, length: i32| {
                 let name = taken(&mut caller, name, name_length, TEXT_BYTES_MAX)?;
                 let value = taken(&mut caller, value, length, TEXT_BYTES_MAX)?;
-                wasmtime::Result::Ok(put(&mut of(caller.data_mut()).headers, &name, &value, how))
+                let call = of(caller.data_mut());
+                wasmtime::Result::Ok(put(&mut call.headers, call.phase, &name, &value, how))
             },
         )?;
     }
     linker.func_wrap(ABI, "header_remove", move |mut caller: Caller<'_, T>, name: i32, length: i32| {
         let name = taken(&mut caller, name, length, TEXT_BYTES_MAX)?;
-        wasmtime::Result::Ok(remove(&mut of(caller.data_mut()).headers, &name))
+        let call = of(caller.data_mut());
+        wasmtime::Result::Ok(remove(&mut call.headers, call.phase, &name))
     })?;
     linker.func_wrap(ABI, "target_set", move |mut caller: Caller<'_, T>, target: i32, length: i32| {
         let target = taken(&mut caller, target, length, TEXT_BYTES_MAX)?;
@@ -347,7 +329,8 @@ pub(super) fn link<T: 'static>(
         move |mut caller: Caller<'_, T>, name: i32, name_length: i32, value: i32, length: i32| {
             let name = taken(&mut caller, name, name_length, TEXT_BYTES_MAX)?;
             let value = taken(&mut caller, value, length, TEXT_BYTES_MAX)?;
-            wasmtime::Result::Ok(put(&mut of(caller.data_mut()).answer_headers, &name, &value, Put::Set))
+            let headers = &mut of(caller.data_mut()).answer_headers;
+            wasmtime::Result::Ok(put(headers, Phase::Response, &name, &value, Put::Set))
         },
     )?;
     linker.func_wrap(

@@ -653,7 +653,9 @@ pub(super) async fn ask(
             if let Some((orders, variant)) = orders.filter(|_| exchange.site.shields.is_some()) {
                 request.extensions_mut().insert(Orders { orders, variant });
             }
-            match exchange.site.shields.as_ref().filter(|_| exchange.client.node.is_none()) {
+            // A shield would see the path that rules made of it, and not know that the answer is for one client.
+            let by_shield = exchange.client.node.is_none() && !exchange.is_private;
+            match exchange.site.shields.as_ref().filter(|_| by_shield) {
                 Some(shields) => {
                     let purged = exchange.edge.cache.purges().seen();
                     // Boxed: it holds a fetch within a fetch, and most sites have none.

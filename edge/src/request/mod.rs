@@ -196,6 +196,8 @@ pub struct Exchange {
     effects: Option<Box<Effects>>,
     /// What it is called.
     request_id: HeaderValue,
+    /// What the origin answers is for this client alone. Decided on the path that gates judged, before anything rewrote it.
+    is_private: bool,
 }
 
 impl Exchange {
@@ -237,6 +239,7 @@ impl Exchange {
             shape: None,
             effects,
             request_id,
+            is_private: false,
         })
     }
 
@@ -375,6 +378,7 @@ pub async fn handle_within(
     let Reach { interim, upgrade } = reach;
     let request_id = id::of(Some(&site), client, request.headers());
     let (mut parts, incoming) = request.into_parts();
+    let is_private = site.gates.as_ref().is_some_and(|gates| gates.is_private(parts.uri.path()));
     let (mut effects, mut rewritten) = (None, None);
     if site.rulebook.is_some() {
         let asked = ruled::Asked {
@@ -430,6 +434,7 @@ pub async fn handle_within(
         shape,
         effects,
         request_id,
+        is_private,
     });
     let made = exchange.effects.as_ref().and_then(|effects| effects.made.as_ref());
     let (author, answer) = match made {
@@ -478,7 +483,7 @@ async fn lookup(
         return Box::pin(pass::pass(exchange, Forward::Bypass, incoming)).await;
     }
     // What a token says may decide what the origin answers.
-    if exchange.site.gates.as_ref().is_some_and(|gates| gates.is_private(exchange.target.path())) {
+    if exchange.is_private {
         return Box::pin(pass::pass(exchange, Forward::Bypass, incoming)).await;
     }
     let found = exchange.lookup().await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{gates::acting, keys, reader::Section};
 use crate::{
     config::tokens::{Algorithm, Jwt, JwtKeys, Signed, TokenSource},
+    fields,
     files::Role,
     signing,
 };
@@ -17,31 +18,6 @@ const LIFE_MAX: Duration = Duration::from_secs(366 * 86_400);
 const REFRESH_MIN: Duration = Duration::from_secs(60);
 const LEEWAY_MAX: Duration = Duration::from_secs(300);
 
-/// Headers that claims may not be put into: those that say where a message ends or who asks whom.
-const NOT_FOR_CLAIMS: &[&str] = &[
-    "host",
-    "connection",
-    "content-length",
-    "transfer-encoding",
-    "te",
-    "trailer",
-    "upgrade",
-    "keep-alive",
-    "proxy-connection",
-    "expect",
-    "cdn-loop",
-    "via",
-    "range",
-    "if-match",
-    "if-none-match",
-    "if-modified-since",
-    "if-unmodified-since",
-    "if-range",
-    "cookie",
-    "authorization",
-    "forwarded",
-];
-
 pub(super) fn signed(gates: &Section<'_>) -> Option<Signed> {
     let section = gates.section("signed", keys::GATE_SIGNED)?;
     section.required("keys", "the path of a file with lines of NAME BASE64");
@@ -51,7 +27,7 @@ pub(super) fn signed(gates: &Section<'_>) -> Option<Signed> {
         legal.then(|| name.to_owned())
     });
     let cookie = section.read("cookie", "a cookie's name", |value| {
-        value.as_str().filter(|name| is_token(name)).map(str::to_owned)
+        value.as_str().filter(|name| fields::is_name(name)).map(str::to_owned)
     });
     Some(Signed {
         paths: paths(&section),
@@ -71,7 +47,7 @@ pub(super) fn jwt(gates: &Section<'_>) -> Option<Jwt> {
     let sources = section.list("from", "\"authorization\", \"cookie:NAME\" or \"query:NAME\"", |value| {
         match value.get_ref().as_str()?.split_once(':') {
             None if value.get_ref().as_str() == Some("authorization") => Some(TokenSource::Authorization),
-            Some(("cookie", name)) if is_token(name) => Some(TokenSource::Cookie(name.to_owned())),
+            Some(("cookie", name)) if fields::is_name(name) => Some(TokenSource::Cookie(name.to_owned())),
             Some(("query", name)) if is_parameter(name) => Some(TokenSource::Query(name.to_owned())),
             _ => None,
         }
@@ -175,13 +151,18 @@ fn claims(section: &Section<'_>) -> Vec<(String, String)> {
     let mut out: Vec<(String, String)> = Vec::new();
     for (claim, span, value) in section.entries("claims") {
         let place = format!("[{}.claims] {claim}", section.place);
-        let Some(header) = value.get_ref().as_str().filter(|name| is_token(name)) else {
+        let Some(header) = value.get_ref().as_str().filter(|name| fields::is_name(name)) else {
             section.doc.expected(value, &place, "the name of a request header, like \"X-User\"");
             continue;
         };
         let header = header.to_ascii_lowercase();
-        if NOT_FOR_CLAIMS.contains(&header.as_str()) || header.starts_with("x-forwarded-") {
-            section.doc.mistake(value.span(), format!("{place}: `{header}` is not for claims"));
+        let credentials = ["authorization", "cookie"].contains(&header.as_str());
+        let free = match credentials {
+            true => Err("it is for credentials"),
+            false => fields::may_change_request(&header),
+        };
+        if let Err(reason) = free {
+            section.doc.mistake(value.span(), format!("{place}: `{header}` is not for claims: {reason}"));
         } else if out.iter().any(|(_, known)| *known == header) {
             section.doc.mistake(span, format!("{place}: `{header}` has a claim already"));
         } else {
@@ -196,12 +177,6 @@ fn paths(section: &Section<'_>) -> Vec<String> {
         value.get_ref().as_str().filter(|path| path.starts_with('/')).map(str::to_owned)
     });
     read.filter(|paths| !paths.is_empty()).unwrap_or_else(|| vec!["/".to_owned()])
-}
-
-/// RFC 9110 section 5.6.2.
-fn is_token(name: &str) -> bool {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    (1..=128).contains(&name.len()) && name.bytes().all(legal)
 }
 
 fn is_parameter(name: &str) -> bool {
