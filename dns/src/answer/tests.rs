@@ -496,19 +496,19 @@ fn a_challenge_is_answered_at_names_that_exist_and_at_names_that_do_not() {
     server.challenges = challenge("_acme-challenge.deep.new.cdn.test", &["one", "two"]);
     let with: Vec<String> = asked.iter().map(|(name, rtype)| said(&server, name, *rtype)).collect();
     let name = "_acme-challenge.deep.new.cdn.test.";
-    assert_eq!(with[0], format!("NoError aa, {name} TXT 1 one, {name} TXT 1 two"));
+    assert_eq!(with[0], format!("NoError aa, {name} TXT 0 one, {name} TXT 0 two"));
     assert_eq!(with[1..4], ["NoError aa"; 3], "the name and all above it exist");
     assert_eq!(with[4], "NXDomain aa");
 
     server.challenges = challenge("_acme-challenge.cdn.test", &["apex"]);
     assert_eq!(
         said(&server, "_ACME-Challenge.cdn.test", Rtype::TXT),
-        "NoError aa, _ACME-Challenge.cdn.test. TXT 1 apex"
+        "NoError aa, _ACME-Challenge.cdn.test. TXT 0 apex"
     );
     server.challenges = challenge("www.cdn.test", &["beside"]);
     assert_eq!(
         said(&server, "www.cdn.test", Rtype::TXT),
-        "NoError aa, www.cdn.test. TXT 1 beside, www.cdn.test. TXT 1 static beside tailored"
+        "NoError aa, www.cdn.test. TXT 0 beside, www.cdn.test. TXT 0 static beside tailored"
     );
     assert!(said(&server, "www.cdn.test", Rtype::A).contains("192.0.2.80"));
 }
@@ -519,10 +519,10 @@ fn a_challenge_is_found_through_an_alias_and_never_below_a_cut() {
     server.challenges = challenge("www.cdn.test", &["here"]);
     assert_eq!(
         said(&server, "to.cdn.test", Rtype::TXT),
-        "NoError aa, to.cdn.test. CNAME 300 www.cdn.test., www.cdn.test. TXT 1 here"
+        "NoError aa, to.cdn.test. CNAME 300 www.cdn.test., www.cdn.test. TXT 0 here"
     );
     server.challenges = challenge("to.cdn.test", &["instead"]);
-    assert_eq!(said(&server, "to.cdn.test", Rtype::TXT), "NoError aa, to.cdn.test. TXT 1 instead");
+    assert_eq!(said(&server, "to.cdn.test", Rtype::TXT), "NoError aa, to.cdn.test. TXT 0 instead");
     assert!(said(&server, "to.cdn.test", Rtype::A).contains("CNAME 300 www.cdn.test."));
     server.challenges = challenge("_acme-challenge.sub.cdn.test", &["not ours"]);
     assert_eq!(said(&server, "_acme-challenge.sub.cdn.test", Rtype::TXT), "NoError");
