@@ -2,7 +2,7 @@
 //!
 //! One task per webhook, so that a slow one delays nobody. The queue is the journal itself: a webhook has a place in it, kept
 //! when a message was taken, so a restart goes on where it was (and tells at most one event twice; its number says so). What
-//! a message looks like is [`format`]'s, how it is sent [`post`]'s.
+//! a message looks like is [`mod@format`]'s, how it is sent [`post`]'s.
 
 pub mod format;
 pub mod post;

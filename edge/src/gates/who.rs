@@ -1,7 +1,7 @@
 //! Who is counted: a client's address, or what a request carries, as one number.
 //!
 //! Hashes are keyed by this process, so that nobody outside can choose which buckets meet. What edges share is named by
-//! [`Name`] instead, which is the same everywhere and tells nothing about a token.
+//! [`Who::name`] instead, which is the same everywhere and tells nothing about a token.
 
 use std::{
     borrow::Cow,

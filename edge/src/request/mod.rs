@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`gate`] is Recv and Gate; this file looks up and chooses; [`miss`], [`partial`] and [`pass`] ask
-//! the origin, [`mend`] once more where the store's copy gives out; [`derive`] and [`deliver`] make the head. What may be decided about HTTP is decided by `policy`, what is kept is
+//! the origin, [`mend`] once more where the store's copy gives out; [`mod@derive`] and [`deliver`] make the head. What may be decided about HTTP is decided by `policy`, what is kept is
 //! kept by `cache`; here only the order of things lives. Errors are [`Refusal`]s all the way and become
 //! statuses in [`refusal`].
 //!
