@@ -1,3 +1,5 @@
+//! What the reader of rules, splits and error pages takes and refuses, with the words it uses.
+
 use std::{path::Path, time::Duration};
 
 use crate::{
